@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""systemd units as wanted state, and whether a running instance was started with its current inputs.
+
+A restart follows from what is on the host, not from a handler's memory: an interrupted run is finished by the next,
+and nothing restarts twice. Properties are systemctl(1)'s; InvocationID is explained in systemd.exec(5).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import hashlib
+import json
+import os
+import time
+import typing as t
+
+from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+from ansible_collections.slipway.platform.plugins.module_utils._files import write_atomic
+from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
+
+RUN_DIR = "/run/slipway"
+PROPERTIES = (
+    "Id,LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,InvocationID,"
+    "ActiveEnterTimestampMonotonic,ExecMainStartTimestampMonotonic,MainPID,Type"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WantedUnit:
+    """A unit, whether it starts at boot (None: leave it), whether it runs (None: leave it), and its inputs.
+
+    inputs are globs of files that the running instance has read; on_change is restart, reload or none.
+    """
+
+    name: str
+    enabled: bool | None = None
+    started: bool | None = None
+    inputs: tuple[str, ...] = ()
+    on_change: str = "restart"
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitStatus:
+    """What systemd says of a unit; started_at is seconds since the epoch, 0 when it does not run."""
+
+    exists: bool
+    active: bool
+    enabled: bool
+    needs_reload: bool
+    invocation: str
+    started_at: float
+    type: str = ""
+    state: str = ""
+
+
+def show(names: t.Sequence[str], *, runner: Runner = run) -> dict[str, UnitStatus]:
+    """Ask systemd for several units in one call."""
+    if not names:
+        return {}
+    output = runner(["systemctl", "show", f"--property={PROPERTIES}", *names]).stdout
+    blocks = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+              for block in output.split("\n\n") if block.strip()]  # fmt: skip
+    if len(blocks) != len(names):
+        raise HostError(f"systemd does not answer for {', '.join(names)}: is it running on this host?")
+    return {name: _status(block) for name, block in zip(names, blocks, strict=True)}
+
+
+def _status(block: t.Mapping[str, str]) -> UnitStatus:
+    started = int(block.get("ExecMainStartTimestampMonotonic") or 0) or int(
+        block.get("ActiveEnterTimestampMonotonic") or 0
+    )
+    return UnitStatus(
+        exists=block.get("LoadState") == "loaded",
+        active=block.get("ActiveState") in ("active", "reloading", "activating"),
+        enabled=block.get("UnitFileState") in ("enabled", "enabled-runtime", "static", "alias", "indirect", "generated"),
+        needs_reload=block.get("NeedDaemonReload") == "yes",
+        invocation=block.get("InvocationID", ""),
+        started_at=_epoch(started),
+        type=block.get("Type", ""),
+        state=block.get("ActiveState", ""),
+    )
+
+
+def _epoch(monotonic_microseconds: int) -> float:
+    if not monotonic_microseconds:
+        return 0.0
+    return time.time() - (time.clock_gettime(time.CLOCK_MONOTONIC) - monotonic_microseconds / 1e6)
+
+
+def fingerprint(inputs: t.Iterable[str]) -> str:
+    """Return a digest over the names and contents of every file that the globs match."""
+    digest = hashlib.sha256()
+    for path in sorted({match for pattern in inputs for match in glob.glob(pattern)}):
+        if os.path.isfile(path):
+            with open(path, "rb") as handle:
+                content = hashlib.sha256(handle.read()).digest()
+            digest.update(path.encode() + b"\0" + content)
+    return digest.hexdigest()
+
+
+def newest_change(inputs: t.Iterable[str]) -> float:
+    """Return the latest time (seconds since the epoch) at which a matched file, or a directory holding one, changed."""
+    newest = 0.0
+    for pattern in inputs:
+        paths = [match for match in glob.glob(pattern) if os.path.isfile(match)]
+        if "*" in pattern and os.path.isdir(os.path.dirname(pattern)):
+            paths.append(os.path.dirname(pattern))  # a removed file shows in its directory only
+        newest = max([newest, *(os.stat(path).st_mtime for path in paths)])
+    return newest
+
+
+def _record_path(name: str, run_dir: str) -> str:
+    return os.path.join(run_dir, f"{name}.json")
+
+
+def record_inputs(name: str, *, status: UnitStatus, inputs: t.Iterable[str], run_dir: str = RUN_DIR) -> None:
+    """Remember which inputs the running instance of a unit was started with."""
+    os.makedirs(run_dir, mode=0o755, exist_ok=True)
+    content = json.dumps({"invocation": status.invocation, "fingerprint": fingerprint(inputs)}).encode()
+    write_atomic(path=_record_path(name, run_dir), content=content, mode=0o600, uid=os.geteuid(), gid=os.getegid())
+
+
+def is_outdated(name: str, *, status: UnitStatus, inputs: t.Sequence[str], run_dir: str = RUN_DIR) -> bool:
+    """Tell whether the running instance of a unit has other inputs than those on disk.
+
+    With a record of this very invocation the contents decide. Without one (a reboot, a restart by hand, a first
+    run) the instance is outdated when an input changed after it was started.
+    """
+    if not inputs or not status.active:
+        return False
+    try:
+        with open(_record_path(name, run_dir), encoding="utf-8") as handle:
+            record = json.load(handle)
+    except (FileNotFoundError, ValueError):
+        record = {}
+    if record.get("invocation") == status.invocation:
+        return bool(record.get("fingerprint") != fingerprint(inputs))
+    return newest_change(inputs) > status.started_at
+
+
+def has_record(name: str, *, status: UnitStatus, run_dir: str = RUN_DIR) -> bool:
+    """Tell whether the inputs of this invocation are on record."""
+    try:
+        with open(_record_path(name, run_dir), encoding="utf-8") as handle:
+            return bool(json.load(handle).get("invocation") == status.invocation)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def systemctl(arguments: t.Sequence[str], *, runner: Runner = run, timeout: float = 120) -> None:
+    """Run systemctl; raises HostError with the unit's last journal lines when it fails."""
+    result = runner(["systemctl", *arguments], timeout=timeout)
+    if result.rc != 0:
+        why = journal_reason(arguments[-1], runner=runner)
+        detail = why or result.output.splitlines()[0]
+        raise HostError(f"systemctl {' '.join(arguments)} failed: {detail}")
+
+
+def journal_reason(unit: str, *, runner: Runner = run, lines: int = 5) -> str:
+    """Return the last lines that a unit's own processes logged since its last start, joined; empty when none."""
+    result = runner(["journalctl", "-u", unit, "-n", "40", "-o", "json", "--no-pager"])
+    texts = []
+    for line in result.stdout.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry.get("_PID") != "1" and isinstance(entry.get("MESSAGE"), str):
+            texts.append(entry["MESSAGE"].strip())
+    return "; ".join(texts[-lines:])
+
+
+@dataclasses.dataclass
+class UnitAction:
+    """One systemctl call that a unit needs, as words, for diffs and results."""
+
+    unit: str
+    verb: str
+
+
+def plan(wanted: WantedUnit, status: UnitStatus, *, run_dir: str = RUN_DIR) -> list[UnitAction]:
+    """Return what a unit needs: enable, disable, start, stop, restart or reload, in the order to do it."""
+    actions = []
+    if wanted.enabled is not None and wanted.enabled != status.enabled:
+        actions.append(UnitAction(wanted.name, "enable" if wanted.enabled else "disable"))
+    if wanted.started is False and status.active:
+        actions.append(UnitAction(wanted.name, "stop"))
+    elif wanted.started and not status.active:
+        actions.append(UnitAction(wanted.name, "start"))
+    elif (
+        wanted.started is not False
+        and wanted.on_change != "none"
+        and is_outdated(wanted.name, status=status, inputs=wanted.inputs, run_dir=run_dir)
+    ):
+        actions.append(UnitAction(wanted.name, wanted.on_change))
+    return actions
+
+
+def apply(
+    wanted: t.Sequence[WantedUnit], *, check: bool, runner: Runner = run, run_dir: str = RUN_DIR
+) -> list[UnitAction]:
+    """Bring units to their wanted state and remember what the running ones were started with."""
+    before = show([unit.name for unit in wanted], runner=runner)
+    done: list[UnitAction] = []
+    for unit in wanted:
+        actions = plan(unit, before[unit.name], run_dir=run_dir)
+        if not check:
+            for action in actions:
+                systemctl([action.verb, action.unit], runner=runner)
+        done += actions
+    if not check:
+        after = show([unit.name for unit in wanted], runner=runner) if done else before
+        for unit in wanted:
+            status = after[unit.name]
+            acted = any(action.unit == unit.name for action in done)
+            if unit.inputs and status.active and (acted or not has_record(unit.name, status=status, run_dir=run_dir)):
+                record_inputs(unit.name, status=status, inputs=unit.inputs, run_dir=run_dir)
+    return done
