@@ -21,6 +21,7 @@ from ansible_collections.slipway.platform.plugins.module_utils._errors import Ho
 
 STATE_DIR = "/var/lib/slipway"
 SECRET_NOTE = "(secret content, not shown)\n"
+NEW_SECRET_NOTE = "(new secret content, not shown)\n"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,7 +191,7 @@ def _describe_wanted(wanted: WantedFile) -> str:
     if wanted.kind == "directory":
         return "directory " + head
     hidden = wanted.secret or not wanted.mode & stat.S_IROTH
-    return head + (SECRET_NOTE if hidden else wanted.content.decode("utf-8", "replace"))
+    return head + (NEW_SECRET_NOTE if hidden else wanted.content.decode("utf-8", "replace"))
 
 
 def _attributes_match(info: os.stat_result, wanted: WantedFile) -> bool:

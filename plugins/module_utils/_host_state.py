@@ -161,9 +161,11 @@ class HostState:
         listed = {unit.name for unit in wanted}
         dropped = [name for name in self._own_units() if name not in listed]
         status = _units.show(dropped, runner=self.runner)
-        self._apply_units(
-            [_units.WantedUnit(name=name, enabled=False, started=False) for name in dropped if status[name].exists]
-        )
+        off = [_units.WantedUnit(name=name, enabled=False, started=False) for name in dropped if status[name].exists]
+        self._apply_units(off)
+        if off and not self.check:
+            # A unit that ended with an error would stay on systemd's list of failed ones without its file.
+            self.runner(["systemctl", "reset-failed", *(unit.name for unit in off)])
 
     def _own_units(self) -> list[str]:
         names = (path.removeprefix(UNIT_DIR) for path in self.ledger.get("paths") if path.startswith(UNIT_DIR))
