@@ -44,7 +44,10 @@ def check_os(facts: t.Mapping[str, t.Any]) -> tuple[str, str]:
         return "", f"{name} {version} is accepted, but these roles are not tested on it."
     both = {**TESTED, **UNTESTED}
     supported = ", ".join(f"{system} {release}" for system, releases in both.items() for release in releases)
-    return f"ansible_facts.distribution is {name} {version}: it needs to be one of {supported} (Ubuntu is untested).", ""
+    return (
+        f"ansible_facts.distribution is {name} {version}: it needs to be one of {supported} (Ubuntu is untested).",
+        "",
+    )
 
 
 def sentences(name: str, value: t.Any, verdict: _rules.Verdict) -> list[str]:

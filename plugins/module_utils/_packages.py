@@ -145,7 +145,9 @@ def _apt(arguments: t.Sequence[str], *, runner: Runner, timeout: float) -> None:
         else:
             break
     assert result is not None
-    raise HostError(f"apt-get {' '.join(a for a in arguments if not a.startswith('-'))} failed: {reason(result.output)}")
+    raise HostError(
+        f"apt-get {' '.join(a for a in arguments if not a.startswith('-'))} failed: {reason(result.output)}"
+    )
 
 
 def _is_network(output: str) -> bool:

@@ -73,7 +73,8 @@ def _status(block: t.Mapping[str, str]) -> UnitStatus:
     return UnitStatus(
         exists=block.get("LoadState") == "loaded",
         active=block.get("ActiveState") in ("active", "reloading", "activating"),
-        enabled=block.get("UnitFileState") in ("enabled", "enabled-runtime", "static", "alias", "indirect", "generated"),
+        enabled=block.get("UnitFileState")
+        in ("enabled", "enabled-runtime", "static", "alias", "indirect", "generated"),
         needs_reload=block.get("NeedDaemonReload") == "yes",
         invocation=block.get("InvocationID", ""),
         started_at=_epoch(started),
