@@ -268,7 +268,7 @@ def ca_certificates(value: t.Any) -> Verdict:
 
 
 def certificate(value: t.Any) -> Verdict:
-    """Accept {certificate, private_key, ca}: a key that matches, a chain that is valid today and, if ca is given, by it.
+    """Accept {certificate, private_key, ca}: a key that matches, a chain that is valid today and was signed by the ca.
 
     ca may be missing or empty.
     """
