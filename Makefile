@@ -1,0 +1,81 @@
+# Slipway: `make help` lists what there is.
+SHELL := /bin/bash -o pipefail
+.DEFAULT_GOAL := help
+.ONESHELL:
+.SHELLFLAGS := -eu -o pipefail -c
+
+VENV := .venv
+PY := $(VENV)/bin/python
+LAB := $(PY) -m tests.lab
+STEP := tests/lab/step.sh
+PROFILE ?= core
+S ?=
+LIMIT ?= machines
+INVENTORY ?= inventory/lab
+
+# The tools of the virtual environment, without activating it.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+.PHONY: help setup lab lab-down lab-ssh verify lint unit molecule test test-long bench docs build requirements clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | \
+	  while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
+
+setup: ## Install what is missing, start dockerd where systemd doesn't, make the virtual environment
+	@tests/lab/setup.sh
+
+lab: setup ## Boot the embedded lab, converge it with site.yml, verify it and show the result
+	@$(STEP) "Boot the lab ($(PROFILE))" $(LAB) up --profile $(PROFILE)
+	$(STEP) "Converge it: ansible-playbook site.yml" ansible-playbook site.yml
+	$(STEP) "Push hello:1 to the private registry" $(LAB) seed
+	$(STEP) "Verify it: ansible-playbook playbooks/verify.yml" ansible-playbook playbooks/verify.yml
+	$(LAB) summary
+
+lab-down: ## Throw the lab's machines away (images and caches stay)
+	@$(LAB) down
+
+lab-ssh: ## Open a shell on a machine: make lab-ssh HOST=node1
+	@$(LAB) ssh $(HOST)
+
+verify: setup ## Read-only checks of an inventory: make verify LIMIT=nodes INVENTORY=inventory/lab
+	@ansible-playbook -i $(INVENTORY) -l $(LIMIT) playbooks/verify.yml
+
+lint: setup ## Style, types, dead links between docs and code
+	@tests/lint.sh
+
+unit: setup ## Unit tests with the coverage gate
+	@$(PY) -m pytest tests/unit --cov=plugins --cov-fail-under=95 -q
+
+molecule: setup ## Prove the roles on real machines: make molecule [S=scenario]
+	@tests/molecule.sh $(S)
+
+test: setup ## Everything that CI runs
+	@$(STEP) "Lint" tests/lint.sh
+	$(STEP) "Unit tests" $(PY) -m pytest tests/unit --cov=plugins --cov-fail-under=95 -q
+	$(STEP) "The whole site on a fresh lab" $(PY) -m pytest tests/site -q
+	$(STEP) "Roles by molecule" tests/molecule.sh
+
+test-long: setup ## The long matrices: all hostile credentials, both Debians for every role, chaos
+	@export SLIPWAY_LONG=1
+	$(STEP) "The whole site, long" $(PY) -m pytest tests/site -q
+	$(STEP) "Roles by molecule, long" tests/molecule.sh
+	MOLECULE_IMAGE=bookworm $(STEP) "Roles by molecule on Debian 12" tests/molecule.sh
+
+bench: setup ## Nothing to change: site.yml against ping and pyinfra, as ratios (docs/benchmarks.md)
+	@$(PY) -m tests.bench
+
+docs: setup ## Write the pages that are generated from argument_specs
+	@$(PY) tools/docs.py
+
+build: setup ## Build the collection's tarball into build/
+	@ansible-galaxy collection build --force --output-path build .
+
+requirements: ## Resolve requirements.in again into requirements.txt
+	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header -o requirements.txt requirements.in
+
+clean: ## Remove what was made in the checkout (caches outside it stay)
+	@rm -rf build .venv .venv-bench .cache .slipway .pytest_cache .mypy_cache .ruff_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
