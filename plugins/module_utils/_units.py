@@ -158,9 +158,10 @@ def systemctl(arguments: t.Sequence[str], *, runner: Runner = run, timeout: floa
         raise HostError(f"systemctl {' '.join(arguments)} failed: {detail}")
 
 
-def journal_reason(unit: str, *, runner: Runner = run, lines: int = 5) -> str:
-    """Return the last lines that a unit's own processes logged since its last start, joined; empty when none."""
-    result = runner(["journalctl", "-u", unit, "-n", "40", "-o", "json", "--no-pager"])
+def journal_lines(unit: str, *, since: float = 0.0, runner: Runner = run) -> list[str]:
+    """Return what a unit's own processes logged lately, oldest first; since is seconds since the epoch, 0 for any."""
+    window = [f"--since=@{since:.6f}"] if since else []
+    result = runner(["journalctl", "-u", unit, "-n", "40", "-o", "json", "--no-pager", *window])
     texts = []
     for line in result.stdout.splitlines():
         try:
@@ -169,7 +170,12 @@ def journal_reason(unit: str, *, runner: Runner = run, lines: int = 5) -> str:
             continue
         if entry.get("_PID") != "1" and isinstance(entry.get("MESSAGE"), str):
             texts.append(entry["MESSAGE"].strip())
-    return "; ".join(texts[-lines:])
+    return texts
+
+
+def journal_reason(unit: str, *, runner: Runner = run, lines: int = 5) -> str:
+    """Return the last lines that a unit's own processes logged since its last start, joined; empty when none."""
+    return "; ".join(journal_lines(unit, runner=runner)[-lines:])
 
 
 @dataclasses.dataclass
