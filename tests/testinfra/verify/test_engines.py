@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Docker and containerd: running, set up as promised, and running with what their files say."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.testinfra.verify.machine import Machine, missing, need
+
+
+@pytest.fixture
+def docker(host: Any) -> dict[str, Any]:
+    """Return what the running daemon says about itself; skips where no docker is."""
+    if not host.exists("docker"):
+        missing("docker is not installed")
+    done = host.run("docker info --format '{{json .}}'")
+    if done.rc != 0:
+        missing("docker does not answer")
+    return dict(json.loads(done.stdout))
+
+
+def daemon_json(host: Any) -> dict[str, Any]:
+    """Return the daemon's file; without one, nothing is set."""
+    file = host.file("/etc/docker/daemon.json")
+    return dict(json.loads(file.content_string)) if file.exists else {}
+
+
+@pytest.mark.parametrize("unit", ["docker", "containerd"])
+def test_unit(unit: str, machine: Machine, host: Any) -> None:
+    """{unit}.service is enabled and active"""
+    need(host.service(unit).is_enabled, f"{unit}.service is not enabled")
+    need(host.service(unit).is_running, f"{unit}.service is not active; see journalctl -u {unit}")
+
+
+def test_docker_answers(machine: Machine, host: Any) -> None:
+    """docker answers on its socket"""
+    done = host.run("docker version --format '{{.Server.Version}}'")
+    need(done.rc == 0, f"docker version: {done.stderr.strip()}")
+
+
+def test_containerd_answers(machine: Machine, host: Any) -> None:
+    """containerd answers and has its CRI plugin"""
+    done = host.run("ctr plugins ls")
+    need(done.rc == 0, f"ctr plugins ls: {done.stderr.strip()}")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    state = {line[-1] for line in lines if len(line) > 2 and "grpc" in line[0] and line[1] == "cri"}
+    need(state == {"ok"}, f"the CRI plugin is {', '.join(state) or 'not there'}, kubelet cannot use containerd")
+
+
+def test_live_restore(machine: Machine, docker: dict[str, Any]) -> None:
+    """containers survive a restart of docker (live-restore)"""
+    need(docker["LiveRestoreEnabled"], "live-restore is off in the running daemon")
+
+
+def test_log_rotation(machine: Machine, host: Any, docker: dict[str, Any]) -> None:
+    """container logs are rotated"""
+    driver = docker["LoggingDriver"]
+    if driver != "json-file":
+        missing(f"the log driver is {driver}, which bounds its logs elsewhere")
+    need(
+        daemon_json(host).get("log-opts", {}).get("max-size"),
+        "log-opts has no max-size: a container's log can fill the disk",
+    )
+
+
+def test_daemon_started_with_its_file(machine: Machine, host: Any, docker: dict[str, Any]) -> None:
+    """docker runs with the registry mirrors of its file"""
+    wanted = [url.rstrip("/") for url in daemon_json(host).get("registry-mirrors", [])]
+    running = [url.rstrip("/") for url in docker["RegistryConfig"].get("Mirrors") or []]
+    need(wanted == running, f"daemon.json says {wanted}, the running daemon has {running}")

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The private registry as each machine sees it: its certificate, its doors, and pulls by bare name."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.testinfra.verify.cri import client_program
+from tests.testinfra.verify.machine import Machine, missing, need
+
+MIN_DAYS_LEFT = 14  # the registry renews its own certificate well before that
+# Runs on the machine with its own Python and its own trust store. Prints JSON. Arguments: host, port, CA file or "".
+ASK = """
+import base64, http.client, json, ssl, sys
+host, port, ca = sys.argv[1], int(sys.argv[2]), sys.argv[3] or None
+def ask(method, path, login=None):
+    context = ssl.create_default_context(cafile=ca)
+    connection = http.client.HTTPSConnection(host, port, context=context, timeout=10)
+    headers = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()} if login else {}
+    connection.request(method, path, headers=headers)
+    end = connection.sock.getpeercert()["notAfter"]
+    return connection.getresponse().status, ssl.cert_time_to_seconds(end)
+try:
+    alive, end = ask("GET", "/v2/")
+    push = "/v2/slipway-verify/blobs/uploads/"
+    print(json.dumps({"alive": alive, "end": end, "anonymous_push": ask("POST", push)[0],
+                      "wrong_password": ask("POST", push, "nobody:wrong")[0]}))
+except Exception as error:
+    print(json.dumps({"error": f"{type(error).__name__}: {error}"}))
+"""
+_answers: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+def ask(machine: Machine, host: Any, ca_file: str = "") -> dict[str, Any]:
+    """Return what the registry answers this machine, asked once; fails the check when it does not answer."""
+    name, port = machine.registry()
+    key = (machine.name, ca_file)
+    if key not in _answers:
+        done = host.run("python3 -c %s %s %s %s", ASK, name, str(port), ca_file)
+        _answers[key] = json.loads(done.stdout) if done.rc == 0 else {"error": done.stderr.strip().splitlines()[-1]}
+    answer = _answers[key]
+    need("error" not in answer, f"{name}:{port}: {answer.get('error')}")
+    return answer
+
+
+def test_trusted_by_the_system(machine: Machine, host: Any) -> None:
+    """the registry answers and the system trusts its certificate"""
+    answer = ask(machine, host)
+    need(answer["alive"] in (200, 401), f"GET /v2/ gives {answer['alive']}")
+
+
+def test_trusted_by_docker(machine: Machine, host: Any) -> None:
+    """docker's own CA file fits the registry's certificate"""
+    name, port = machine.registry()
+    path = f"/etc/docker/certs.d/{name}:{port}/ca.crt"
+    if not host.file(path).exists:
+        missing(f"{path} is not there: docker uses the system's trust")
+    ask(machine, host, path)
+
+
+def test_certificate_lasts(machine: Machine, host: Any) -> None:
+    """the registry's certificate lasts"""
+    days = (ask(machine, host)["end"] - time.time()) / 86400
+    need(days >= MIN_DAYS_LEFT, f"the registry's certificate ends in {days:.0f} days")
+
+
+def test_anonymous_push(machine: Machine, host: Any) -> None:
+    """the registry refuses an anonymous push"""
+    status = ask(machine, host)["anonymous_push"]
+    need(status in (401, 403), f"an anonymous push is answered with {status}")
+
+
+def test_wrong_password(machine: Machine, host: Any) -> None:
+    """the registry refuses a wrong password"""
+    status = ask(machine, host)["wrong_password"]
+    need(status in (401, 403), f"a push with a wrong password is answered with {status}")
+
+
+@pytest.mark.parametrize("probe", ["private", "upstream"])
+def test_docker_pull(probe: str, machine: Machine, host: Any) -> None:
+    """docker pulls the {probe} image by its bare name"""
+    image = machine.probe(probe)
+    if not host.exists("docker"):
+        missing("docker is not installed")
+    known = host.run("docker image inspect %s", image).rc == 0
+    if known:
+        host.run("docker image rm --no-prune %s", image)
+    done = host.run("docker pull --quiet %s", image)
+    if not known:
+        host.run("docker image rm %s", image)
+    need(done.rc == 0, f"docker pull {image}: {done.stderr.strip()}")
+
+
+@pytest.mark.parametrize("probe", ["private", "upstream"])
+def test_cri_pull(probe: str, machine: Machine, host: Any) -> None:
+    """a pod gets the {probe} image by its bare name (CRI)"""
+    image = machine.probe(probe)
+    with client_program(machine, host) as client:
+        known = image in host.run(f"{client} images").stdout
+        done = host.run(f"{client} pull %s", image)
+        if not known:
+            host.run(f"{client} remove %s", image)
+    need(done.rc == 0, f"CRI pull of {image}: {(done.stderr or done.stdout).strip()}")
