@@ -44,10 +44,8 @@ display = Display()
 def connection(variables: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Return how to reach a machine from the variables that Ansible itself would use."""
     arguments = [variables.get("ansible_ssh_common_args"), variables.get("ansible_ssh_extra_args")]
-    if variables.get("ansible_host_key_checking", constants.config.get_config_value("HOST_KEY_CHECKING")) in (
-        False,
-        "false",
-    ):
+    checking = constants.config.get_config_value("HOST_KEY_CHECKING")
+    if not boolean(variables.get("ansible_host_key_checking", checking)):
         arguments.append("-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR")
     key = variables.get("ansible_ssh_private_key_file") or variables.get("ansible_private_key_file")
     return {
