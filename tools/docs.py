@@ -24,6 +24,19 @@ TABLE_START = "<!-- roles: written by make docs -->"
 TABLE_END = "<!-- /roles -->"
 NOTE = "<!-- Written by `make docs` from meta/argument_specs.yml: edit that file. -->"
 STARTS_WITH_PATH = re.compile(r"^`?[/~]\S")
+UNDO = """\
+`playbooks/remove.yml` takes back all roles; this one alone:
+
+```yaml
+- hosts: machines
+  become: true
+  tasks:
+    - ansible.builtin.import_role:
+        name: slipway.platform.{role}
+        tasks_from: remove
+```
+
+Files that the role wrote are removed, files that it replaced are restored, packages that it installed are removed."""
 
 Spec = dict[str, Any]
 
@@ -80,7 +93,7 @@ def example(role: str, spec: Spec) -> str:
     """Return the example of an entry point: its own, or the shortest play that runs the role."""
     if spec.get("examples"):
         return str(spec["examples"]).strip()
-    lines = ["- hosts: nodes", "  become: true", "  roles:", f"    - role: slipway.platform.{role}"]
+    lines = ["- hosts: machines", "  become: true", "  roles:", f"    - role: slipway.platform.{role}"]
     required = [name for name, option in spec.get("options", {}).items() if option.get("required")]
     if required:
         lines += ["  vars:", *(f"    {name}: …" for name in required)]
@@ -110,14 +123,9 @@ def render_role(role: str, specs: dict[str, Spec]) -> str:
             for item in paragraphs(spec.get("description")):
                 out += ["", item]
             out += ["", *variables(spec.get("options", {}))]
-    out += ["", "## Example", "", "```yaml", example(role, main), "```", "", "## Undo", ""]
-    out += [f"`ansible-playbook playbooks/remove.yml --tags {role} -l HOST` takes back what the role made:"]
-    out += ["files it wrote, packages it installed; what it replaced is restored.", ""]
-    out += [
-        "## Limits",
-        "",
-        f"[docs/{role}.md](../../docs/{role}.md) says how it works, what is proven and what it cannot do.",
-    ]
+    out += ["", "## Example", "", "```yaml", example(role, main), "```", "", "## Undo", "", UNDO.format(role=role)]
+    page = f"[docs/{role}.md](../../docs/{role}.md)"
+    out += ["", "## Limits", "", f"{page} says how it works, what is proven and what it cannot do."]
     return "\n".join(out) + "\n"
 
 

@@ -97,11 +97,6 @@ class Machine:
             done = subprocess.run(command, stdin=program, capture_output=True, text=True, check=False)
         need(done.returncode == 0, f"copying {source.name} failed: {done.stderr.strip()}")
 
-    @property
-    def is_registry(self) -> bool:
-        """Tell whether the registry runs on this machine."""
-        return "registry" in self.groups
-
     def fact(self, name: str) -> dict[str, Any]:
         """Return one of the site's facts; skips the check when the site does not have it."""
         value = self.site.get(name)
