@@ -21,7 +21,17 @@ from tests.testinfra.verify.report import Report
 
 HERE = Path(__file__).parent
 # No assertion rewriting, no traceback and no captured output: each could show a password.
-QUIET = ["--assert=plain", "--tb=no", "--show-capture=no", "-p", "no:cacheprovider", "-q", "--confcutdir", str(HERE)]
+QUIET = [
+    "--import-mode=importlib",
+    "--assert=plain",
+    "--tb=no",
+    "--show-capture=no",
+    "-p",
+    "no:cacheprovider",
+    "-q",
+    "--confcutdir",
+    str(HERE),
+]
 
 
 class Site:
