@@ -10,6 +10,7 @@ LAB := $(PY) -m tests.lab
 STEP := tests/lab/step.sh
 PROFILE ?= core
 S ?=
+CMD ?=
 LIMIT ?= machines
 INVENTORY ?= inventory/lab
 
@@ -27,17 +28,17 @@ setup: ## Install what is missing, start dockerd where systemd doesn't, make the
 	@tests/lab/setup.sh
 
 lab: setup ## Boot the embedded lab, converge it with site.yml, verify it and show the result
-	@$(STEP) "Boot the lab ($(PROFILE))" $(LAB) up --profile $(PROFILE)
+	@$(STEP) "Boot the lab ($(PROFILE))" env PROFILE=$(PROFILE) $(LAB) up
 	$(STEP) "Converge it: ansible-playbook site.yml" ansible-playbook site.yml
 	$(STEP) "Push hello:1 to the private registry" $(LAB) seed
 	$(STEP) "Verify it: ansible-playbook playbooks/verify.yml" ansible-playbook playbooks/verify.yml
-	$(LAB) summary
+	$(PY) -m tests.lab.summary
 
 lab-down: ## Throw the lab's machines away (images and caches stay)
 	@$(LAB) down
 
-lab-ssh: ## Open a shell on a machine: make lab-ssh HOST=node1
-	@$(LAB) ssh $(HOST)
+lab-ssh: ## Open a shell on a machine, or run a command there: make lab-ssh HOST=node1 [CMD='docker ps']
+	@$(LAB) ssh $(HOST) $(CMD)
 
 verify: setup ## Read-only checks of an inventory: make verify LIMIT=nodes INVENTORY=inventory/lab
 	@ansible-playbook -i $(INVENTORY) -l $(LIMIT) playbooks/verify.yml

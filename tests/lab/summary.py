@@ -1,0 +1,34 @@
+"""What `make lab` prints at the end: the machines, the registry's address, and commands to try."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.lab import engine, plan
+
+REGISTRY = f"registry.{plan.ZONE}:6001"
+TRY = (
+    ("a bare name, from the private registry", "make lab-ssh HOST=node1 CMD='docker run --rm hello:1'"),
+    ("what is only on Docker Hub, through the proxy", "make lab-ssh HOST=node2 CMD='docker run --rm world:1'"),
+    ("again: nothing changes, nothing restarts", ".venv/bin/ansible-playbook site.yml"),
+)
+
+
+def main() -> int:
+    """Print the summary."""
+    print("\nMachines")
+    for container in sorted(engine.own_containers(), key=lambda found: found.labels.get(plan.LABEL_ADDRESS, "")):
+        if container.labels.get(plan.LABEL_OWNER) != "lab":
+            continue
+        name = container.labels[plan.LABEL_MACHINE]
+        address = container.labels.get(plan.LABEL_ADDRESS, "")
+        print(f"  {name:<10} {address:<16} {container.labels.get(plan.LABEL_IMAGE, '').split('/')[-1].split(':')[0]:<10} {container.status}")
+    print(f"\nThe private registry is https://{REGISTRY} (push as admin, pull as anybody); the proxy proxy.{plan.ZONE}:8080")
+    print("\nTry")
+    for text, command in TRY:
+        print(f"  {command}\n      {text}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The whole site on fresh machines, in the order a company meets it: look, converge, use, run again, reboot.
+
+The tests build on each other; the first failure explains the rest.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.site.conftest import MACHINES, Run, footprint, lab, on, playbook, squid_log, verdict
+from tests.testinfra import secrets
+
+NODES = ("node1", "node2")
+INTERNAL = re.compile(r"corp\.lab|172\.29\.64\.|127\.0\.0\.1|localhost")
+ENGINES = ("docker", "containerd")
+
+
+@pytest.fixture(scope="module")
+def first_run(fresh_lab: None) -> Run:
+    """site.yml on bare machines, as talkative as it can be."""
+    return playbook("site.yml", "--diff", "-vvv", log="first")
+
+
+def test_check_mode_on_bare_machines_predicts_and_touches_nothing(fresh_lab: None) -> None:
+    run = playbook("site.yml", "--check", "--diff", log="check")
+    assert run.rc == 0, run.errors
+    for machine in MACHINES:
+        assert run.changed[machine] > 0
+        assert on(machine, "ls -d /etc/slipway /etc/docker /var/lib/slipway 2>&1 | grep -v 'cannot access'", check=False) == ""
+
+
+def test_first_run_converges(first_run: Run) -> None:
+    assert first_run.rc == 0, first_run.errors
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_first_run_restarts_each_daemon_at_most_once(first_run: Run, machine: str) -> None:
+    for engine in ENGINES:
+        # systemd's message id for "unit started" (systemd/sd-messages.h, SD_MESSAGE_UNIT_STARTED)
+        starts = on(
+            machine, f"journalctl -q -o cat UNIT={engine}.service MESSAGE_ID=39f53479d3a045ac8e11786248231fbf | wc -l"
+        )
+        assert int(starts) <= 2, f"{engine} on {machine} was started {starts} times"
+
+
+def test_first_run_says_no_secret(first_run: Run) -> None:
+    assert secrets.in_text(first_run.output) == []
+
+
+def test_verify_is_green_and_complete(first_run: Run) -> None:
+    lab("seed")
+    run = playbook("playbooks/verify.yml", log="verify")
+    assert run.rc == 0, run.output
+    assert verdict()["ok"] is True
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_docker_runs_a_bare_name_from_the_private_registry(first_run: Run, node: str) -> None:
+    on(node, "docker image rm -f hello:1 2>/dev/null || true")
+    assert "hello" in on(node, "docker run --rm hello:1 sh -c 'echo hello'")
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_what_exists_only_upstream_arrives_through_the_proxy(first_run: Run, node: str) -> None:
+    on(node, "docker image rm -f world:1 2>/dev/null || true")
+    before = len(squid_log())
+    on(node, "docker pull world:1")
+    lines = squid_log()[before:]
+    assert any("CONNECT registry-1.docker.io:443" in line for line in lines)
+
+
+def test_the_proxy_never_saw_an_internal_host(first_run: Run) -> None:
+    assert [line for line in squid_log() if INTERNAL.search(line.split()[6])] == []
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_no_secret_is_readable_on_the_machine(first_run: Run, machine: str) -> None:
+    assert secrets.on_machine(f"slipway-{machine}") == []
+
+
+def test_second_run_changes_and_moves_nothing(first_run: Run) -> None:
+    before = {machine: footprint(machine) for machine in MACHINES}
+    run = playbook("site.yml", log="second")
+    assert run.rc == 0, run.errors
+    assert run.changed == dict.fromkeys(MACHINES, 0)
+    assert {machine: footprint(machine) for machine in MACHINES} == before
+
+
+def test_check_mode_on_converged_machines_predicts_no_change(first_run: Run) -> None:
+    run = playbook("site.yml", "--check", "--diff", log="check-converged")
+    assert run.rc == 0, run.errors
+    assert run.changed == dict.fromkeys(MACHINES, 0)
+
+
+def test_everything_is_back_after_a_reboot(first_run: Run) -> None:
+    lab("reboot", *MACHINES)
+    on("node1", "docker image rm -f hello:1")
+    on("node1", "for i in $(seq 60); do docker pull -q hello:1 && exit 0; sleep 1; done; exit 1")
+    run = playbook("site.yml", log="after-reboot")
+    assert run.rc == 0, run.errors
+    assert run.changed == dict.fromkeys(MACHINES, 0)
