@@ -1,0 +1,128 @@
+"""The lab's command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from tests.lab import engine, lab, machines, molecule, plan, ssh
+from tests.lab.errors import LabError
+from tests.lab.plan import Machine
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        Exit status: 1 when the lab could not do it, after one line that says why.
+    """
+    arguments = _parser().parse_args(words)
+    command: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return command(arguments)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description="A company in a box.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    add("up", _up, "Bring the lab up, or some machines of it.").add_argument("machine", nargs="*")
+    add("down", _down, "Remove every machine and the networks; caches stay.")
+    create = add("create", _create, "Make a machine that is not in the plan.")
+    create.add_argument("name")
+    create.add_argument("--image", default="trixie")
+    add("destroy", _destroy, "Throw machines away.").add_argument("machine", nargs="+")
+    add("reboot", _each(machines.reboot), "Restart a machine's systemd.").add_argument("machine", nargs="+")
+    add("stop", _each(machines.stop), "Shut machines down.").add_argument("machine", nargs="+")
+    add("start", _each(machines.start), "Start machines that were shut down.").add_argument("machine", nargs="+")
+    shell = add("ssh", _ssh, "Log in to a machine, or run a command there.")
+    shell.add_argument("name")
+    shell.add_argument("command", nargs=argparse.REMAINDER)
+    add("status", _status, "List the machines.").add_argument("--json", action="store_true")
+    add("images", _images, "Make every image of the lab.")
+    add("molecule-create", _molecule_create, "Make a scenario's machines (molecule/shared/create.yml).")
+    add("molecule-destroy", _molecule_destroy, "Remove a scenario's machines (molecule/shared/destroy.yml).")
+    return parser
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    known = {machine.name: machine for machine in plan.machines(os.environ.get("PROFILE") or "core")}
+    unknown = [name for name in arguments.machine if name not in known]
+    if unknown:
+        raise LabError(f"Machine '{unknown[0]}' is not in the plan: it needs one of {', '.join(known)}.")
+    lab.up([known[name] for name in arguments.machine or known])
+    return 0
+
+
+def _down(_: argparse.Namespace) -> int:
+    for name in lab.down():
+        print(name)
+    return 0
+
+
+def _create(arguments: argparse.Namespace) -> int:
+    lab.up([Machine(name=arguments.name, image=arguments.image, owner="person")])
+    print(machines.address(arguments.name))
+    return 0
+
+
+def _destroy(arguments: argparse.Namespace) -> int:
+    for name in lab.destroy(arguments.machine):
+        print(name)
+    return 0
+
+
+def _each(function: Callable[[str], None]) -> Callable[[argparse.Namespace], int]:
+    def run(arguments: argparse.Namespace) -> int:
+        for name in arguments.machine:
+            function(name)
+        return 0
+
+    return run
+
+
+def _ssh(arguments: argparse.Namespace) -> int:
+    container = machines.existing(arguments.name)
+    if arguments.name in ("gateway", "internet"):
+        terminal = ["-it"] if sys.stdin.isatty() else ["-i"]
+        command = ["docker", "exec", *terminal, container.name, *(arguments.command or ["bash"])]
+    else:
+        command = ssh.command(container.labels[plan.LABEL_ADDRESS], arguments.command)
+    return subprocess.run(command, check=False).returncode
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    rows = sorted((machines.facts(c) for c in engine.own_containers()), key=lambda row: row["machine"])
+    if arguments.json:
+        print(machines.as_json(rows))
+        return 0
+    for row in rows:
+        print(f"{row['machine']:<28} {row['state']:<9} {row['address']:<15} {row['image']:<36} {row['owner']}")
+    return 0
+
+
+def _images(_: argparse.Namespace) -> int:
+    lab.make_images()
+    return 0
+
+
+def _molecule_create(_: argparse.Namespace) -> int:
+    molecule.create(os.environ)
+    return 0
+
+
+def _molecule_destroy(_: argparse.Namespace) -> int:
+    for name in molecule.destroy(os.environ):
+        print(name)
+    return 0

@@ -1,0 +1,128 @@
+"""Makes images: from the engine, else from the cache, else by building."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+import docker.errors
+
+from tests.lab import paths, sources
+from tests.lab.engine import client
+from tests.lab.errors import LabError
+from tests.lab.paths import FILES
+from tests.lab.progress import step
+from tests.lab.recipes import RECIPES, Base, Layer
+
+PREFIX = "slipway-lab/"
+
+
+def tag(name: str) -> str:
+    """Full tag of an image; holds the hash of what it is made of."""
+    return f"{PREFIX}{name}:{RECIPES[name].key()}"
+
+
+def ensure(name: str) -> str:
+    """Make sure that the engine has an image.
+
+    Args:
+        name: A recipe's name.
+
+    Returns:
+        Its tag.
+
+    Raises:
+        LabError: There is no such recipe, or building failed.
+    """
+    if name not in RECIPES:
+        raise LabError(f"Image '{name}' is unknown: it needs one of {', '.join(RECIPES)}.")
+    if present(tag(name)):
+        return tag(name)
+    with paths.locked(f"image-{name}"):
+        if not present(tag(name)):
+            _load_or_build(name)
+    return tag(name)
+
+
+def present(full_tag: str) -> bool:
+    """Whether the engine has the image."""
+    try:
+        client().images.get(full_tag)
+    except docker.errors.ImageNotFound:
+        return False
+    return True
+
+
+def _load_or_build(name: str) -> None:
+    archive = paths.artefacts() / f"image-{name}-{RECIPES[name].key()}.tar"
+    if archive.exists():
+        with step(f"image {name} from the cache"):
+            _run(["docker", "load", "--quiet", "--input", str(archive)])
+        return
+    recipe = RECIPES[name]
+    if isinstance(recipe, Base):
+        with step(f"image {name} from Debian packages"):
+            _bootstrap(recipe)
+    else:
+        ensure(recipe.parent)
+        with step(f"image {name} on top of {recipe.parent}"):
+            _layer(recipe)
+    temporary = archive.with_suffix(".part")
+    _run(["docker", "save", "--output", str(temporary), tag(name)])
+    temporary.rename(archive)
+
+
+def _bootstrap(recipe: Base) -> None:
+    """Build a root directory with mmdebstrap and import it."""
+    with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
+        root = Path(directory, "root.tar")
+        command = [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            f"--include={','.join(recipe.packages)}",
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+        ]
+        command += [f"--customize-hook=copy-in {FILES / s} /tmp" for s in recipe.files.values()]
+        command += [
+            f'--customize-hook=mv "$1/tmp/{Path(s).name}" "$1{target}"' for target, s in recipe.files.items()
+        ]
+        if recipe.hook:
+            command.append(f"--customize-hook={FILES / recipe.hook}")
+        command += [recipe.suite, str(root), *sources.lines(recipe.suite, sources.host_archives())]
+        _run(command)
+        _run(["docker", "import", "--change", "CMD [\"/bin/bash\"]", str(root), tag(recipe.name)])
+
+
+def _layer(recipe: Layer) -> None:
+    """Build a layer with the engine's own builder: it needs no plugin and no network but the packages'."""
+    text = f"FROM {tag(recipe.parent) if recipe.parent in RECIPES else recipe.parent}\n{recipe.dockerfile}"
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as archive:
+        _add(archive, "Dockerfile", text.encode())
+        for target, source in recipe.files.items():
+            archive.add(FILES / source, target)
+    context.seek(0)
+    try:
+        client().images.build(fileobj=context, custom_context=True, tag=tag(recipe.name), rm=True, forcerm=True)
+    except (docker.errors.BuildError, docker.errors.APIError) as error:
+        log = "".join(str(line.get("stream", "")) for line in getattr(error, "build_log", []))
+        raise LabError(f"Image {recipe.name} could not be built: {error}\n{log[-3000:]}") from error
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _run(command: list[str]) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise LabError(f"{command[0]} failed ({result.returncode}): {(result.stderr or result.stdout)[-3000:]}")

@@ -1,0 +1,15 @@
+"""Gives the tests below this directory their machines; molecule loads the same fixtures with -p."""
+
+from __future__ import annotations
+
+from tests.testinfra.fixtures import (
+    _machine,
+    host,
+    host_vars,
+    hosts,
+    lab,
+    pytest_addoption,
+    pytest_generate_tests,
+)
+
+__all__ = ["_machine", "host", "host_vars", "hosts", "lab", "pytest_addoption", "pytest_generate_tests"]

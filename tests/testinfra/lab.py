@@ -1,0 +1,104 @@
+"""What tests may ask of the lab around the machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import pytest
+
+from tests.lab import engine, gateway, machines, plan
+from tests.lab.credentials import Account
+from tests.lab.errors import LabError
+
+ACCESS_LOG = "/var/log/squid/access.log"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One line of squid's access log.
+
+    Attributes:
+        client: Address of the machine that asked.
+        result: Squid's word and the HTTP status, such as TCP_TUNNEL/200.
+        method: HTTP method.
+        url: What was asked for; `name:port` for CONNECT.
+        user: Name that was authenticated, or "-".
+    """
+
+    client: str
+    result: str
+    method: str
+    url: str
+    user: str
+
+    @classmethod
+    def parse(cls, line: str) -> Request:
+        """Read a line in squid's native format."""
+        words = line.split()
+        user = unquote(words[7]).replace("\\\\", "\\")
+        return cls(client=words[2], result=words[3], method=words[5], url=words[6], user=user)
+
+
+@dataclass
+class Lab:
+    """The lab's outside view. `mark` is where in squid's log this test began."""
+
+    mark: int
+
+    @classmethod
+    @contextmanager
+    def attach(cls) -> Iterator[Lab]:
+        """Connect to the running lab, or skip the test where there is none."""
+        try:
+            running = engine.find(plan.PREFIX + "gateway")
+        except LabError as error:
+            pytest.skip(f"no lab here: {error}")
+        if running is None:
+            pytest.skip("no lab here: `make lab` starts one")
+        yield cls(mark=log_size())
+
+    def squid_log(self, client: str | None = None) -> list[Request]:
+        """Requests that squid logged since this test began.
+
+        Args:
+            client: Only those of this machine, by name.
+        """
+        text = _gateway(["tail", "-c", f"+{self.mark + 1}", ACCESS_LOG])
+        requests = [Request.parse(line) for line in text.splitlines() if len(line.split()) >= 9]
+        return [request for request in requests if client is None or request.client == machines.address(client)]
+
+    def reboot(self, name: str) -> None:
+        """Restart a machine's systemd and wait until it has booted."""
+        machines.reboot(name)
+
+    def stop(self, name: str) -> None:
+        """Shut a machine down."""
+        machines.stop(name)
+
+    def start(self, name: str) -> None:
+        """Start a machine that was shut down."""
+        machines.start(name)
+
+    @contextmanager
+    def proxy_account(self, user: str, password: str, owner: str) -> Iterator[None]:
+        """Let one more account, raw as a person would type it, use the proxy.
+
+        Args:
+            user: Any printable characters but a colon.
+            password: Any printable characters.
+            owner: Unique name of the account, such as the scenario's.
+        """
+        with gateway.extra_account(Account(user, password), owner):
+            yield
+
+
+def log_size() -> int:
+    """Bytes in squid's access log."""
+    return int(_gateway(["stat", "-c", "%s", ACCESS_LOG]) or 0)
+
+
+def _gateway(words: list[str]) -> str:
+    return str(machines.existing("gateway").exec_run(words, stderr=False).output.decode())
