@@ -32,6 +32,7 @@ RESTART_SECONDS = 180.0
 ANSWER_SECONDS = 30.0
 RELOAD_SECONDS = 5.0
 POLL_SECONDS = 0.2
+MANAGED = b"# Managed by slipway.platform.containerd."
 # How dockerd and containerd say in their journal why they end, most telling first.
 SAYS_WHY = (r"failed to start daemon:|unable to configure|containerd: ", "level=fatal", "level=error", "level=warning")
 
@@ -40,8 +41,8 @@ SAYS_WHY = (r"failed to start daemon:|unable to configure|containerd: ", "level=
 class Engine:
     """An engine's unit, its configuration file, and the globs of everything its process reads at start.
 
-    preflight(runner, path) and prove(runner, path) return why a configuration cannot work, or an empty string:
-    the first without touching the running engine, the second by asking it.
+    preflight, prove and ping (runner, path) return why a configuration cannot work, or an empty string: the first
+    without the running engine, the second by asking it all that matters, the third by what costs next to nothing.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Engine:
     inputs: tuple[str, ...]
     preflight: t.Callable[[Runner, str], str]
     prove: t.Callable[[Runner, str], str]
+    ping: t.Callable[[Runner, str], str]
     reloads: bool = False
     also_reset: tuple[str, ...] = ()
 
@@ -123,16 +125,25 @@ def docker_socket(config_path: str) -> str:
     return next((host.removeprefix("unix://") for host in hosts if str(host).startswith("unix://")), DOCKER_SOCKET)
 
 
+def ping_docker(runner: Runner, config_path: str) -> str:
+    """Return why dockerd does not answer on its socket, or an empty string."""
+    del runner
+    path = docker_socket(config_path)
+    try:
+        return "" if ask_docker("/_ping", path=path) == "OK" else f"{path} does not answer OK"
+    except OSError as exc:
+        return f"{path} does not answer: {exc}"
+
+
 def prove_docker(runner: Runner, config_path: str) -> str:
     """Return why dockerd is of no use although its process may run: no answer, or a log driver that is not there.
 
     dockerd starts with any name as log-driver (it may be a plugin); then no container starts.
     """
-    del runner
+    if why := ping_docker(runner, config_path):
+        return why
     path = docker_socket(config_path)
     try:
-        if ask_docker("/_ping", path=path) != "OK":
-            return f"{path} does not answer OK"
         info = ask_docker("/info", path=path)
         driver = info.get("LoggingDriver") or "none"
         known = {*(info.get("Plugins", {}).get("Log") or []), "none"}
@@ -175,17 +186,24 @@ def preflight_docker(runner: Runner, config_path: str) -> str:
 
 
 def prove_containerd(runner: Runner, config_path: str) -> str:
-    """Return why containerd is of no use: its socket does not answer, or its CRI plugin did not load."""
-    del config_path
+    """Return why containerd is of no use: its socket does not answer, or its CRI plugin did not load.
+
+    Where the role containerd wrote the configuration, a CRI plugin that is switched off is a fault as well.
+    """
     result = runner(["ctr", "--connect-timeout", "5s", "plugins", "ls"], timeout=20)
     if result.rc != 0:
         return (result.output.splitlines() or ["its socket does not answer"])[-1]
-    broken = [kind for kind, status in cri_states(result.stdout) if status == "error"]
-    if not broken:
-        return ""
-    detail = runner(["ctr", "--connect-timeout", "5s", "plugins", "ls", "-d", f"type=={broken[0]}"], timeout=20).stdout
-    why = re.search(r"(?:Message|Error):\s+(.*)", detail)
-    return f"its CRI plugin did not load{': ' + why[1] if why else ''}"
+    states = cri_states(result.stdout)
+    broken = [kind for kind, status in states if status == "error"]
+    if broken:
+        detail = runner(
+            ["ctr", "--connect-timeout", "5s", "plugins", "ls", "-d", f"type=={broken[0]}"], timeout=20
+        ).stdout
+        why = re.search(r"(?:Message|Error):\s+(.*)", detail)
+        return f"its CRI plugin did not load{': ' + why[1] if why else ''}"
+    if MANAGED in (_read(config_path) or b"") and not any(status == "ok" for _, status in states):
+        return "its CRI plugin is not loaded"
+    return ""
 
 
 def cri_states(text: str) -> list[tuple[str, str]]:
@@ -222,6 +240,7 @@ ENGINES: t.Mapping[str, Engine] = {
         ),
         preflight=preflight_containerd,
         prove=prove_containerd,
+        ping=prove_containerd,
     ),
     "docker": Engine(
         name="docker",
@@ -235,6 +254,7 @@ ENGINES: t.Mapping[str, Engine] = {
         ),
         preflight=preflight_docker,
         prove=prove_docker,
+        ping=ping_docker,
         reloads=True,
         also_reset=("docker.socket",),
     ),
@@ -320,6 +340,9 @@ class Keeper:
         """Start, reload or restart as needed; raises HostError with the engine's reason after putting things right."""
         status = self._status()
         decision = decide(engine=self.engine, status=status, record=self._read_record(), must_run=must_run)
+        if must_run and status.state == "active" and decision.verb in ("", "record"):
+            why = self.engine.ping(self.runner, self.engine.config)
+            decision = Decision("restart", why) if why else decision
         if self.check or not decision.verb:
             if not self.check and status.state == "active":
                 self._keep_good()
