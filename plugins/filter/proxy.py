@@ -66,11 +66,17 @@ def apt_proxy(value: t.Any) -> str:
     return _proxy.apt_proxy(**_setting(value, name="apt_proxy"))
 
 
-def _friendly(function: t.Callable[[t.Any], t.Any]) -> t.Callable[[t.Any], t.Any]:
+def proxy_drop_ins(value: t.Any, *, units: t.Any, in_unit: t.Any, header: t.Any) -> list[dict[str, str]]:
+    """{http, https, no_proxy} to the files that give systemd units a proxy, as host_state takes them."""
+    setting = _setting(value, name="proxy_drop_ins")
+    return _proxy.drop_ins(**setting, units=units, in_unit=bool(in_unit), header=str(header))
+
+
+def _friendly(function: t.Callable[..., t.Any]) -> t.Callable[..., t.Any]:
     @functools.wraps(function)
-    def wrapped(value: t.Any) -> t.Any:
+    def wrapped(value: t.Any, **more: t.Any) -> t.Any:
         try:
-            return function(value)
+            return function(value, **more)
         except _proxy.ProxyError as exc:
             raise AnsibleFilterError(str(exc)) from None
 
@@ -80,9 +86,10 @@ def _friendly(function: t.Callable[[t.Any], t.Any]) -> t.Callable[[t.Any], t.Any
 class FilterModule:
     """What Ansible loads."""
 
-    def filters(self) -> dict[str, t.Callable[[t.Any], t.Any]]:
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """Return the filters by name; their errors never hold a password."""
-        functions = (
-            proxy_url, proxy_variables, no_proxy_string, systemd_environment, systemd_environment_file, apt_proxy,
+        functions: tuple[t.Any, ...] = (
+            proxy_url, proxy_variables, proxy_drop_ins, no_proxy_string, systemd_environment, systemd_environment_file,
+            apt_proxy,
         )  # fmt: skip
         return {function.__name__: _friendly(function) for function in functions}

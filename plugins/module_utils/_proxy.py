@@ -210,3 +210,45 @@ def _exact_host(entry: str) -> str:
     host, _, port = entry.partition(":")
     exact = not entry.startswith(".") and "/" not in entry and "[" not in entry and ":" not in port
     return host if exact else ""
+
+
+ENVIRONMENT_DIR = "/etc/slipway/docker_proxy"
+
+
+def drop_ins(
+    *,
+    http: t.Mapping[str, t.Any] | None = None,
+    https: t.Mapping[str, t.Any] | None = None,
+    no_proxy: t.Iterable[t.Any] = (),
+    units: t.Sequence[str],
+    in_unit: bool,
+    header: str,
+) -> list[dict[str, str]]:
+    """Return the files, as host_state takes them, that give systemd units a proxy; none without one.
+
+    Each scheme has its own drop-in in each unit. in_unit: the variables stand in the drop-in, where every local user
+    can ask systemd for them; else in a file that only root can read. Files come before the drop-ins that name them.
+    Raises ProxyError.
+    """
+    entries = no_proxy_entries(no_proxy)
+    contents = {
+        "http": variables(http=http, no_proxy=entries),
+        "https": variables(https=https, no_proxy=entries),
+    }
+    given = {scheme: values for scheme, values in contents.items() if values}
+    files: list[dict[str, str]] = []
+    if given and not in_unit:
+        files.append({"path": ENVIRONMENT_DIR, "state": "directory", "mode": "0700"})
+        for scheme, values in given.items():
+            text = header + "\n" + systemd_environment_file(values)
+            files.append({"path": f"{ENVIRONMENT_DIR}/{scheme}.env", "secret_content": text, "mode": "0600"})
+    for unit in units:
+        for scheme, values in given.items():
+            path = f"/etc/systemd/system/{unit}.service.d/{scheme}-proxy.conf"
+            if in_unit:
+                text = f"{header}\n[Service]\n{systemd_environment(values)}"
+                files.append({"path": path, "secret_content": text, "mode": "0600"})
+            else:
+                text = f"{header}\n[Service]\nEnvironmentFile={ENVIRONMENT_DIR}/{scheme}.env\n"
+                files.append({"path": path, "content": text, "mode": "0644"})
+    return files

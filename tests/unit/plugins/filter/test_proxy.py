@@ -38,6 +38,8 @@ def test_the_filters_encode() -> None:
     assert "a%%40b" in FILTERS["systemd_environment"](variables)
     assert "a%40b" in FILTERS["systemd_environment_file"](variables)
     assert 'Acquire::http::Proxy::x "DIRECT"' in FILTERS["apt_proxy"](setting)
+    files = FILTERS["proxy_drop_ins"](setting, units=["docker"], in_unit=False, header="#")
+    assert [item["path"].rsplit("/", 1)[1] for item in files] == ["docker_proxy", "http.env", "http-proxy.conf"]
     assert FILTERS["proxy_url"]({}) == FILTERS["apt_proxy"]({"no_proxy": None}) == ""
 
 

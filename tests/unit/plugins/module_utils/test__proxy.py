@@ -215,3 +215,52 @@ def test_apt_goes_direct_where_no_proxy_is_given() -> None:
         'Acquire::https::Proxy::b.lab "DIRECT";',
     ]
     assert _proxy.apt_proxy(no_proxy=["a.lab"]) == ""
+
+
+HEADER = "# Managed"
+
+
+def test_drop_ins_name_a_file_for_root_only() -> None:
+    files = _proxy.drop_ins(
+        http=proxy("u", "50%"), no_proxy=["a"], units=["docker", "containerd"], in_unit=False, header=HEADER
+    )
+    assert [(item["path"], item["mode"]) for item in files] == [
+        ("/etc/slipway/docker_proxy", "0700"),
+        ("/etc/slipway/docker_proxy/http.env", "0600"),
+        ("/etc/systemd/system/docker.service.d/http-proxy.conf", "0644"),
+        ("/etc/systemd/system/containerd.service.d/http-proxy.conf", "0644"),
+    ]
+    assert "50%25" in files[1]["secret_content"]
+    assert files[2]["content"].splitlines() == [
+        HEADER,
+        "[Service]",
+        "EnvironmentFile=/etc/slipway/docker_proxy/http.env",
+    ]
+
+
+@hostile_credentials
+def test_drop_ins_hold_the_variables_where_asked(user: str, password: str) -> None:
+    files = _proxy.drop_ins(
+        http=proxy(user, password),
+        https=proxy("other", "else", "http://second:3128"),
+        no_proxy=["b", "a"],
+        units=["docker"],
+        in_unit=True,
+        header=HEADER,
+    )
+    assert [(item["path"], item["mode"]) for item in files] == [
+        ("/etc/systemd/system/docker.service.d/http-proxy.conf", "0600"),
+        ("/etc/systemd/system/docker.service.d/https-proxy.conf", "0600"),
+    ]
+    assert all(item["secret_content"].startswith(f"{HEADER}\n[Service]\n") for item in files)
+    found: dict[str, str] = {}
+    for item in files:
+        found |= consumers.read_environment_directives(item["secret_content"].split("[Service]\n")[1])
+    assert found["NO_PROXY"] == found["no_proxy"] == "a,b"
+    assert consumers.credentials_of(found["HTTP_PROXY"]) == (user, password)
+    assert consumers.credentials_of(found["https_proxy"]) == ("other", "else")
+
+
+@pytest.mark.parametrize("in_unit", [True, False])
+def test_no_proxy_no_files(in_unit: bool) -> None:
+    assert _proxy.drop_ins(no_proxy=["a"], units=["docker"], in_unit=in_unit, header=HEADER) == []
