@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters of the role registry; each has its page beside this file."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import ipaddress
+import os
+import typing as t
+
+from ansible.errors import AnsibleFilterError
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
+# bcrypt's own alphabet, in the order of the standard one (crypt(5), section bcrypt).
+STANDARD = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+BCRYPT = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+ROUNDS = 10
+
+
+def salt(site: str, user: str) -> bytes:
+    """Return bcrypt's salt for a user: the same on every run, another for each user and registry.
+
+    It must not depend on the password, or a guess could be tested by the salt alone, without bcrypt's slowness.
+    """
+    digest = hashlib.sha256(f"slipway registry\0{site}\0{user}".encode()).digest()[:16]
+    text = base64.b64encode(digest).decode().rstrip("=").translate(str.maketrans(STANDARD, BCRYPT))
+    return f"$2b${ROUNDS:02d}${text}".encode()
+
+
+def htpasswd(users: t.Iterable[t.Mapping[str, t.Any]], site: str) -> str:
+    """A list of {name, password} to the text of an htpasswd file with bcrypt hashes, the same for the same input."""
+    try:
+        import bcrypt
+    except ImportError as exc:
+        raise AnsibleFilterError("the controller needs the Python package bcrypt to make logins") from exc
+    lines = []
+    for user in sorted(users, key=lambda item: str(item["name"])):
+        hashed = bcrypt.hashpw(str(user["password"]).encode(), salt(site, str(user["name"])))
+        lines.append(f"{user['name']}:{hashed.decode()}\n")
+    return "".join(lines)
+
+
+def subject_alternative_names(names: t.Iterable[str]) -> list[str]:
+    """Host names and addresses to what community.crypto calls them: DNS:name, IP:address."""
+    return [f"{'IP' if _address(name) else 'DNS'}:{name}" for name in names]
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
+
+
+def _certificate(path: str) -> x509.Certificate | None:
+    """Return the first certificate of a file; None when there is no such file or no certificate in it."""
+    try:
+        with open(path, "rb") as handle:
+            return x509.load_pem_x509_certificate(handle.read())
+    except (OSError, ValueError):
+        return None
+
+
+def _ends_within(certificate: x509.Certificate, days: float) -> bool:
+    return certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+
+
+def _names(certificate: x509.Certificate) -> set[str]:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return set()
+    return {*found.get_values_for_type(x509.DNSName), *(str(ip) for ip in found.get_values_for_type(x509.IPAddress))}
+
+
+def _signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def certificates_due(wanted: t.Mapping[str, t.Any]) -> list[str]:
+    """What of {directory, host, names, renew_before (days)} has to be made or renewed: ca, server, both or nothing."""
+    directory, host = str(wanted["directory"]), str(wanted["host"])
+    days = float(wanted["renew_before"])
+    authority = _certificate(os.path.join(directory, "ca.crt"))
+    key_is_there = os.path.exists(os.path.join(directory, "ca.key"))
+    if authority is None or not key_is_there or _ends_within(authority, days):
+        return ["ca", "server"]
+    server = _certificate(os.path.join(directory, f"{host}.crt"))
+    good = (
+        server is not None
+        and os.path.exists(os.path.join(directory, f"{host}.key"))
+        and not _ends_within(server, days)
+        and _names(server) == {str(_address(name) or name) for name in wanted["names"]}
+        and _signed(server, authority)
+    )
+    return [] if good else ["server"]
+
+
+class FilterModule:
+    """What ansible-core looks for in a filter file."""
+
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        """Return the filters by name."""
+        return {
+            "certificates_due": certificates_due,
+            "htpasswd": htpasswd,
+            "subject_alternative_names": subject_alternative_names,
+        }

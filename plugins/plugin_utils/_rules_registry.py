@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rules of the role registry, for the action plugin validate."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.slipway.platform.plugins.plugin_utils import _rules
+from ansible_collections.slipway.platform.plugins.plugin_utils._rules import Problem, Rule, Verdict
+from cryptography import x509
+
+
+def registry_names(value: t.Any) -> Verdict:
+    """Accept a list of host names and IP addresses."""
+    if not isinstance(value, list):
+        return "a list of host names and IP addresses"
+    return [
+        Problem("a host name or an IP address", f"[{index}]", _rules.shown(name))
+        for index, name in enumerate(value)
+        if not _rules.is_ip(name) and _rules.host_name(name)
+    ]
+
+
+def registry_tls(value: t.Any) -> Verdict:
+    """Accept {tls, host, certificate, private_key, ca}: with tls files, a certificate that is for the host."""
+    if value.get("tls") != "files":
+        given = [part for part in ("certificate", "private_key") if value.get(part)]
+        needs = "to be empty while registry_tls is own_ca (give registry_tls: files to use it)"
+        return [Problem(needs, f".{part}", "set") for part in given]
+    verdict = _rules.certificate(value)
+    if verdict:
+        return verdict
+    leaf = _rules.load_certificates(value.get("certificate", ""))[0]
+    return None if _is_for(leaf, str(value.get("host"))) else _wrong_host(leaf, str(value.get("host")))
+
+
+def _alternative_names(leaf: x509.Certificate) -> list[str]:
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [*names.get_values_for_type(x509.DNSName), *(str(ip) for ip in names.get_values_for_type(x509.IPAddress))]
+
+
+def _is_for(leaf: x509.Certificate, host: str) -> bool:
+    """RFC 6125, 6.4.3: a wildcard stands for exactly the first label."""
+    wildcard = "*." + host.partition(".")[2]
+    return any(name.lower() in (host.lower(), wildcard.lower()) for name in _alternative_names(leaf))
+
+
+def _wrong_host(leaf: x509.Certificate, host: str) -> Problem:
+    names = ", ".join(_alternative_names(leaf)) or "no name (it has no subject alternative name)"
+    return Problem(f"a certificate for registry_host, {host}", ".certificate", f"a certificate for {names}")
+
+
+def registry_pull(value: t.Any) -> Verdict:
+    """Accept {pull, users}: authenticated pulls need a user."""
+    if value.get("pull") == "authenticated" and not value.get("users"):
+        return Problem("at least one user while registry_pull is authenticated", ".users", "empty")
+    return None
+
+
+RULES: dict[str, Rule] = {
+    "registry_names": registry_names,
+    "registry_pull": registry_pull,
+    "registry_tls": registry_tls,
+}
