@@ -121,7 +121,7 @@ def proxy(value: t.Any) -> Verdict:
 
 def _proxy_url(url: str) -> list[Problem]:
     example = "for example http://proxy.corp.lab:8080"
-    hidden = shown(re.sub(r"//[^/]*@", "//***@", url))
+    hidden = shown(re.sub(r"^(\w+://)?.*@", r"\1***@", url))
     if not re.match(r"https?://", url):
         scheme = url.split("://")[0] if "://" in url else ""
         needs = f"the scheme http or https, not {scheme}" if scheme else "a scheme"

@@ -56,17 +56,22 @@ def _first_line(option: t.Mapping[str, t.Any]) -> str:
 
 def _check_value(name: str, option: t.Mapping[str, t.Any], value: t.Any) -> list[str]:
     kind = option.get("type", "str")
-    got = "a secret value" if option.get("no_log") else shown(value)
+    got = "a value that may be secret" if _may_be_secret(option) else shown(value)
     if not _fits(kind, value):
         return [f"{name} is {got}: it needs {_CHECKS[kind][1] if kind in _CHECKS else 'a text'}."]
     choices = option.get("choices")
-    if choices and value not in choices and str(value) not in map(str, choices):
+    if choices and kind != "list" and value not in choices and str(value) not in map(str, choices):
         return [f"{name} is {got}: it needs one of {', '.join(map(str, choices))}."]
     if kind == "list":
         return _check_elements(name, option, value)
     if kind == "dict" and "options" in option:
         return check(option["options"], value, prefix=f"{name}.")
     return []
+
+
+def _may_be_secret(option: t.Mapping[str, t.Any]) -> bool:
+    """Tell whether a value, or what was meant to be a part of it, must not be shown."""
+    return bool(option.get("no_log")) or any(_may_be_secret(part) for part in option.get("options", {}).values())
 
 
 def _fits(kind: str, value: t.Any) -> bool:
