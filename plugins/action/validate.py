@@ -70,24 +70,25 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        """Check the role's variables; fail with one sentence per mistake."""
+        """Check variables of one role, or of several at once; fail with one sentence per mistake."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
         _, arguments = self.validate_argument_spec(
             argument_spec={
-                "role": {"type": "str", "required": True},
+                "role": {"type": "str"},
+                "roles": {"type": "list", "elements": "str"},
                 "rules": {"type": "dict", "default": {}},
                 "together": {"type": "list", "elements": "dict", "default": []},
-            }
+            },
+            mutually_exclusive=[("role", "roles"), ("roles", "rules"), ("roles", "together")],
+            required_one_of=[("role", "roles")],
         )
-        options = self._options(arguments["role"])
-        names = {*options, *arguments["rules"], *(n for item in arguments["together"] for n in item["vars"].values())}
-        values = self._templar.template({name: variables[name] for name in names if name in variables})
         error, notice = check_os(variables.get("ansible_facts", {}))
         errors = [error] if error else []
-        errors += _spec.check(options, values)
-        if not errors:
-            errors += self._apply_rules(arguments, values)
+        for role in arguments["roles"] or []:
+            errors += self._check(own_arguments(role), {**self._role_variables(role), **variables})
+        if arguments["role"]:
+            errors += self._check(arguments, variables)
         if errors:
             raise AnsibleActionFail("\n".join(errors), result={"errors": errors})
         result: dict[str, t.Any] = {"changed": False}
@@ -95,24 +96,55 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             result["warnings"] = [notice]
         return result
 
-    @staticmethod
-    def _options(role: str) -> dict[str, t.Any]:
-        path = os.path.join(ROLES, role, "meta", "argument_specs.yml")
-        with open(path, encoding="utf-8") as handle:
-            specs = yaml.load(handle, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return t.cast("dict[str, t.Any]", specs["argument_specs"]["main"].get("options", {}))
+    def _check(self, arguments: dict[str, t.Any], variables: t.Mapping[str, t.Any]) -> list[str]:
+        options = read_options(arguments["role"])
+        together = arguments.get("together") or []
+        rules = arguments.get("rules") or {}
+        names = {*options, *rules, *(name for item in together for name in item["vars"].values())}
+        templar = self._templar.copy_with_new_env(available_variables=variables)
+        values = templar.template({name: variables[name] for name in names if name in variables})
+        return _spec.check(options, values) or apply_rules(rules, together, values)
 
-    @staticmethod
-    def _apply_rules(arguments: dict[str, t.Any], values: dict[str, t.Any]) -> list[str]:
-        errors = []
-        for name, wanted in arguments["rules"].items():
-            for rule in [wanted] if isinstance(wanted, str) else wanted:
-                errors += sentences(name, values.get(name), RULES[rule](values.get(name)))
-        for item in arguments["together"]:
-            parts = {part: values.get(name) for part, name in item["vars"].items()}
-            for sentence in sentences("", "", RULES[item["rule"]](parts)):
-                errors.append(_named(sentence, item["vars"]))
-        return errors
+    def _role_variables(self, role: str) -> dict[str, t.Any]:
+        """Return a role's defaults and private maps, for a play that the role itself is not part of."""
+        found: dict[str, t.Any] = {}
+        for part in ("defaults", "vars"):
+            path = os.path.join(ROLES, role, part, "main.yml")
+            if os.path.exists(path):
+                found.update(self._loader.load_from_file(path, trusted_as_template=True) or {})
+        return found
+
+
+def _load(*parts: str) -> t.Any:
+    with open(os.path.join(ROLES, *parts), encoding="utf-8") as handle:
+        return yaml.load(handle, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def read_options(role: str) -> dict[str, t.Any]:
+    """Return the options of a role's entry point main, from its argument_specs."""
+    specs = _load(role, "meta", "argument_specs.yml")
+    return t.cast("dict[str, t.Any]", specs["argument_specs"]["main"].get("options") or {})
+
+
+def own_arguments(role: str) -> dict[str, t.Any]:
+    """Return what a role hands to this plugin itself: the arguments in its tasks/validate.yml."""
+    return t.cast("dict[str, t.Any]", _load(role, "tasks", "validate.yml")[0]["slipway.platform.validate"])
+
+
+def apply_rules(
+    rules: t.Mapping[str, str | list[str]], together: t.Sequence[t.Mapping[str, t.Any]], values: t.Mapping[str, t.Any]
+) -> list[str]:
+    """Return a sentence per mistake in the variables that are set."""
+    errors = []
+    for name, wanted in rules.items():
+        for rule in [wanted] if isinstance(wanted, str) else wanted:
+            if name in values:
+                errors += sentences(name, values[name], RULES[rule](values[name]))
+    for item in together:
+        parts = {part: values.get(name) for part, name in item["vars"].items()}
+        for sentence in sentences("", "", RULES[item["rule"]](parts)):
+            errors.append(_named(sentence, item["vars"]))
+    return errors
 
 
 def _named(sentence: str, names: t.Mapping[str, str]) -> str:

@@ -19,7 +19,11 @@ options:
   role:
     description: Role of this collection whose argument_specs (entry point main) apply.
     type: str
-    required: true
+  roles:
+    description:
+      - Several roles to check in one task, each with its own defaults and the rules in its C(tasks/validate.yml).
+    type: list
+    elements: str
   rules:
     description:
       - Dictionary from a variable to the name of a rule, or a list of names.
@@ -61,6 +65,10 @@ EXAMPLES = r"""
     rules:
       docker_proxy_http: proxy
       docker_proxy_no_proxy: no_proxy
+
+- name: Check two roles before the first of them changes anything
+  slipway.platform.validate:
+    roles: [host_proxy, docker_proxy]
 """
 
 RETURN = r"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -123,7 +124,11 @@ def write_configuration() -> bool:
     changed = paths.write(directory() / "squid.conf", squid_configuration(sources.hosts_of(sources.host_archives())))
     changed = paths.write(directory() / "dns-corp.conf", corp) or changed
     changed = paths.write(directory() / "dns-outside.conf", outside) or changed
-    set_account(credentials.from_environment())
+    account = credentials.from_environment()
+    set_account(account)
+    # What inventory/lab reads, so that a later ansible-playbook knows the account without the environment.
+    raw = {"url": f"http://proxy.{plan.ZONE}:{plan.PROXY_PORT}", "user": account.user, "password": account.password}
+    paths.write(paths.state() / "proxy.json", json.dumps(raw), mode=0o600)
     cache_directory().mkdir(parents=True, exist_ok=True)
     return changed
 
