@@ -195,7 +195,7 @@ class DaemonJson:
             self._write_owned(composed.owned | before)
         self.outcome.note(self._put_file(self.fragment_path(name), _daemon_json.render(config) if config else None))
         self.outcome.note(self._put_file(self.places.config, text))
-        self._write_owned(composed.owned)
+        self._write_owned(composed.owned | (before & self._in_good()))
         _files.prune_directories(ledger=self.ledger, keep=(), check=self.check)
         if not self.check:
             self.ledger.set("pending", [])
@@ -212,6 +212,14 @@ class DaemonJson:
             path=path, content=content, mode=_engines.config_mode(content), owner=user, group=group
         )
         return _files.ensure(wanted, ledger=self.ledger, check=self.check)
+
+    def _in_good(self) -> frozenset[_daemon_json.Path]:
+        """Return the keys of the last good file: as long as it may come back, ours in it stay ours."""
+        try:
+            good = _daemon_json.parse(read_text(os.path.join(self.places.private, "daemon.json.good")) or "")
+        except _daemon_json.BrokenJsonError:
+            return frozenset()
+        return frozenset(_daemon_json.leaves(good))
 
     def _owned(self) -> list[_daemon_json.Path]:
         text = read_text(os.path.join(self.places.private, "owned.json"))
