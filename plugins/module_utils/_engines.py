@@ -32,6 +32,7 @@ RESTART_SECONDS = 180.0
 ANSWER_SECONDS = 30.0
 RELOAD_SECONDS = 5.0
 POLL_SECONDS = 0.2
+CERTS_DIR = "/etc/containerd/certs.d"
 MANAGED = b"# Managed by slipway.platform.containerd."
 # How dockerd and containerd say in their journal why they end, most telling first.
 SAYS_WHY = (r"failed to start daemon:|unable to configure|containerd: ", "level=fatal", "level=error", "level=warning")
@@ -203,7 +204,25 @@ def prove_containerd(runner: Runner, config_path: str) -> str:
         return f"its CRI plugin did not load{': ' + why[1] if why else ''}"
     if MANAGED in (_read(config_path) or b"") and not any(status == "ok" for _, status in states):
         return "its CRI plugin is not loaded"
-    return ""
+    return _lost_settings(runner, config_path)
+
+
+def _lost_settings(runner: Runner, config_path: str) -> str:
+    """Return which drop-in took the CRI plugin's settings away.
+
+    In containerd 1.x a drop-in that names a plugin replaces all that the main file says of that plugin.
+    """
+    managed = _read(config_path) or b""
+    drop_ins = sorted(glob.glob(os.path.join(os.path.dirname(config_path), "conf.d", "*.toml")))
+    if not drop_ins or MANAGED not in managed or CERTS_DIR not in managed.decode():
+        return ""
+    dump = runner(["containerd", "--config", config_path, "config", "dump"], timeout=30).stdout
+    if f'"{CERTS_DIR}"' in dump or f"'{CERTS_DIR}'" in dump:
+        return ""
+    return (
+        f"a drop-in ({', '.join(drop_ins)}) replaces the settings of the CRI plugin, "
+        "so its registries are gone: it has to repeat them"
+    )
 
 
 def cri_states(text: str) -> list[tuple[str, str]]:
@@ -444,7 +463,7 @@ class Keeper:
         """
         current, good = _read(self.engine.config), _read(self.good)
         if current == good:
-            raise HostError(f"{self.engine.name} does not start: {why}")
+            raise HostError(f"{self.engine.name} does not work: {why}")
         if current is not None:
             self._write_private(self.refused, current)
         if good is None:
