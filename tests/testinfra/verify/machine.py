@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 import testinfra
 
-CONNECT_TIMEOUT = 10  # seconds
+SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=10"  # seconds
 
 
 def missing(reason: str) -> Never:
@@ -32,6 +32,21 @@ def need(condition: object, message: str) -> None:
     """Fail the check unless the condition holds."""
     if not condition:
         wrong(message)
+
+
+def control_path() -> Path:
+    """Return where ssh keeps the one connection that all checks of a machine share."""
+    directory = Path.home() / ".ansible/cp"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory / "slipway-%C"  # ssh makes %C of user, host and port
+
+
+def need_running(host: Any, unit: str) -> None:
+    """Fail the check unless a systemd unit is enabled and active."""
+    shown = host.run(f"systemctl show --property=UnitFileState,ActiveState {unit}").stdout
+    state = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    need(state.get("UnitFileState") == "enabled", f"{unit} is {state.get('UnitFileState') or 'not there'}, not enabled")
+    need(state.get("ActiveState") == "active", f"{unit} is {state.get('ActiveState')}; see journalctl -u {unit}")
 
 
 def proxy_url(proxy: dict[str, str]) -> str:
@@ -78,15 +93,14 @@ class Machine:
             f"ssh://{spec}",
             sudo=self.connection.get("user") != "root",
             ssh_identity_file=self.connection.get("key") or None,
-            ssh_extra_args=f"-o BatchMode=yes {self.connection.get('arguments', '')}".strip(),
-            timeout=CONNECT_TIMEOUT,
+            ssh_extra_args=f"{SSH_OPTIONS} -o ControlPath={control_path()} {self.connection.get('arguments', '')}",
         )
 
     def put(self, source: Path, target: str) -> None:
         """Copy a program to the machine, executable for root only. Fails the check when that does not work."""
         if self.connection.get("kind", "ssh") != "ssh":
             missing("a program can be copied over ssh only")
-        command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_TIMEOUT}"]
+        command = ["ssh", *shlex.split(SSH_OPTIONS)]
         command += shlex.split(self.connection.get("arguments", ""))
         for option, name in (("-i", "key"), ("-p", "port"), ("-l", "user")):
             if self.connection.get(name):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.testinfra.verify.machine import Machine, missing, need
+from tests.testinfra.verify.machine import Machine, missing, need, need_running
 
 
 @pytest.fixture
@@ -31,8 +31,7 @@ def daemon_json(host: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("unit", ["docker", "containerd"])
 def test_unit(unit: str, machine: Machine, host: Any) -> None:
     """{unit}.service is enabled and active"""
-    need(host.service(unit).is_enabled, f"{unit}.service is not enabled")
-    need(host.service(unit).is_running, f"{unit}.service is not active; see journalctl -u {unit}")
+    need_running(host, f"{unit}.service")
 
 
 def test_docker_answers(machine: Machine, host: Any) -> None:

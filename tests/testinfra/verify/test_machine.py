@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from tests.testinfra.verify.conftest import reach
-from tests.testinfra.verify.machine import Machine, missing, need
+from tests.testinfra.verify.machine import Machine, missing, need, need_running
 
 MAX_CLOCK_DIFFERENCE = 60  # seconds; beyond it a fresh certificate is "not yet valid"
 DATA = "/var/lib/docker /var/lib/containerd /srv/registry"
@@ -52,5 +52,4 @@ def test_timers(machine: Machine, host: Any) -> None:
     if not timers:
         missing("no timer of ours on this machine")
     for timer in timers:
-        need(host.service(timer).is_enabled, f"{timer} is not enabled")
-        need(host.service(timer).is_running, f"{timer} is not active")
+        need_running(host, timer)
