@@ -10,7 +10,7 @@ from pathlib import Path
 
 import docker.errors
 
-from tests.lab import paths, sources
+from tests.lab import golang, paths, sources
 from tests.lab.engine import client
 from tests.lab.errors import LabError
 from tests.lab.paths import FILES
@@ -83,21 +83,19 @@ def _bootstrap(recipe: Base) -> None:
             "mmdebstrap",
             "--quiet",
             "--variant=minbase",
-            f"--include={','.join(recipe.packages)}",
+            *([f"--include={','.join(recipe.packages)}"] if recipe.packages else []),
             "--dpkgopt=path-exclude=/usr/share/man/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*",
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         ]
         command += [f"--customize-hook=copy-in {FILES / s} /tmp" for s in recipe.files.values()]
-        command += [
-            f'--customize-hook=mv "$1/tmp/{Path(s).name}" "$1{target}"' for target, s in recipe.files.items()
-        ]
+        command += [f'--customize-hook=mv "$1/tmp/{Path(s).name}" "$1{target}"' for target, s in recipe.files.items()]
         if recipe.hook:
             command.append(f"--customize-hook={FILES / recipe.hook}")
         command += [recipe.suite, str(root), *sources.lines(recipe.suite, sources.host_archives())]
         _run(command)
-        _run(["docker", "import", "--change", "CMD [\"/bin/bash\"]", str(root), tag(recipe.name)])
+        _run(["docker", "import", "--change", 'CMD ["/bin/bash"]', str(root), tag(recipe.name)])
 
 
 def _layer(recipe: Layer) -> None:
@@ -108,6 +106,8 @@ def _layer(recipe: Layer) -> None:
         _add(archive, "Dockerfile", text.encode())
         for target, source in recipe.files.items():
             archive.add(FILES / source, target)
+        for name in recipe.programs:
+            archive.add(golang.program(name), name)
     context.seek(0)
     try:
         client().images.build(fileobj=context, custom_context=True, tag=tag(recipe.name), rm=True, forcerm=True)

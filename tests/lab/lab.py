@@ -7,14 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from typing import TypeVar
 
-from tests.lab import engine, gateway, images, machines, paths, plan
+from tests.lab import engine, gateway, images, internet, machines, paths, plan
 from tests.lab.machines import Form
 from tests.lab.plan import Machine
 from tests.lab.progress import say, step
+from tests.lab.recipes import RECIPES
 
 T = TypeVar("T")
 
 GATEWAY = Machine(name="gateway", image="gateway", address=plan.GATEWAY)
+INTERNET = Machine(name="internet", image="internet")
 
 
 def gateway_form() -> Form:
@@ -23,6 +25,15 @@ def gateway_form() -> Form:
         networks={plan.OUTSIDE_NAME: IPv4Address("172.29.65.2"), plan.CORP_NAME: plan.GATEWAY},
         binds={gateway.directory(): "/srv/lab", gateway.cache_directory(): "/var/spool/squid"},
         nameserver=IPv4Address("127.0.0.1"),
+        ssh=False,
+    )
+
+
+def internet_form() -> Form:
+    """The internet stands outside only."""
+    return Form(
+        networks={plan.OUTSIDE_NAME: plan.INTERNET},
+        binds={internet.directory(): "/srv/lab", internet.content(): "/srv/hub"},
         ssh=False,
     )
 
@@ -42,24 +53,29 @@ def up(wanted: Iterable[Machine]) -> None:
 
 
 def base() -> None:
-    """Bring up what every machine needs: networks and gateway."""
+    """Bring up what every machine needs: networks, gateway, internet."""
     with paths.locked("base"):
         for name in engine.clear_leftovers():
             say(f"lab: removed what was left of {name}")
         engine.ensure_networks()
-        _gateway_up()
+        restart = {
+            GATEWAY: gateway.write_configuration() and ["squid", "lab-dns@corp", "lab-dns@outside"],
+            INTERNET: internet.write_configuration() and ["nginx", "lab-registry"],
+        }
+        gateway.publish_names()
+        forms = {GATEWAY: gateway_form(), INTERNET: internet_form()}
+        running = {machine for machine in forms if _runs(machine)}
+        with step("gateway and internet"):
+            _together(lambda machine: machines.create(machine, forms[machine]), forms)
+            _together(lambda machine: machines.wait(machine.name, with_ssh=False), forms)
+        for machine, units in restart.items():
+            if units and machine in running:
+                machines.existing(machine.name).exec_run(["systemctl", "restart", *units])
 
 
-def _gateway_up() -> None:
-    changed = gateway.write_configuration()
-    gateway.publish_names()
-    container = engine.find(GATEWAY.container)
-    running = container is not None and container.status == "running"
-    with step("gateway"):
-        machines.create(GATEWAY, gateway_form())
-        machines.wait(GATEWAY.name, with_ssh=False)
-    if changed and running:
-        machines.existing(GATEWAY.name).exec_run(["systemctl", "restart", "squid", "lab-dns@corp", "lab-dns@outside"])
+def _runs(machine: Machine) -> bool:
+    container = engine.find(machine.container)
+    return container is not None and container.status == "running"
 
 
 def down() -> list[str]:
@@ -87,8 +103,9 @@ def destroy(names: Iterable[str]) -> list[str]:
 
 def make_images() -> None:
     """Make every image of the lab."""
-    for name in images.RECIPES:
+    for name in RECIPES:
         images.ensure(name)
+    internet.content()
 
 
 def _together(function: Callable[[T], object], items: Iterable[T]) -> None:

@@ -37,13 +37,19 @@ class Form:
         networks: Network name to address; the first one gives the default route where it isn't internal.
         binds: Host directory to path in the container.
         nameserver: Goes to /etc/resolv.conf.
+        route: Default route on a network where the engine gives none of ours.
         ssh: Whether an SSH server has to answer.
     """
 
     networks: dict[str, IPv4Address]
     binds: dict[Path, str] = field(default_factory=dict)
     nameserver: IPv4Address = plan.GATEWAY
+    route: IPv4Address | None = None
     ssh: bool = True
+
+    def key(self) -> str:
+        """Hash of what can't be changed in a container that exists."""
+        return paths.digest(*sorted(f"{source}:{target}" for source, target in self.binds.items()))
 
 
 def create(machine: Machine, form: Form | None = None) -> None:
@@ -54,7 +60,7 @@ def create(machine: Machine, form: Form | None = None) -> None:
     """
     existing = engine.find(machine.container)
     if existing:
-        if _is_as_wanted(existing, machine):
+        if _is_as_wanted(existing, machine, form):
             if existing.status != "running":
                 existing.start()
             return
@@ -62,7 +68,7 @@ def create(machine: Machine, form: Form | None = None) -> None:
     full_tag = images.ensure(machine.image)
     try:
         with paths.locked("addresses"):
-            form = form or Form(networks={plan.CORP_NAME: machine.address or _free_address()})
+            form = form or Form(networks={plan.CORP_NAME: machine.address or _free_address()}, route=plan.GATEWAY)
             identifier = _create_container(machine, form, full_tag)
         key = ssh.new_key()
         client().api.put_archive(identifier, "/", _own_files(machine, form, key))
@@ -176,10 +182,13 @@ def _wait_for_port(name: str, host: str, deadline: float) -> None:
     raise LabError(f"Machine {name} booted, but no SSH server answers at {host}.")
 
 
-def _is_as_wanted(container: Any, machine: Machine) -> bool:
-    wanted = (images.tag(machine.image), str(machine.address) if machine.address else None)
-    address_label = container.labels.get(plan.LABEL_ADDRESS)
-    return container.labels.get(plan.LABEL_IMAGE) == wanted[0] and wanted[1] in (None, address_label)
+def _is_as_wanted(container: Any, machine: Machine, form: Form | None) -> bool:
+    labels = container.labels
+    return (
+        labels.get(plan.LABEL_IMAGE) == images.tag(machine.image)
+        and labels.get(plan.LABEL_FORM) == (form or Form(networks={})).key()
+        and (machine.address is None or labels.get(plan.LABEL_ADDRESS) == str(machine.address))
+    )
 
 
 def _free_address() -> IPv4Address:
@@ -203,6 +212,7 @@ def _create_container(machine: Machine, form: Form, full_tag: str) -> str:
         plan.LABEL_MACHINE: machine.name,
         plan.LABEL_IMAGE: full_tag,
         plan.LABEL_OWNER: machine.owner,
+        plan.LABEL_FORM: form.key(),
         plan.LABEL_ADDRESS: str(corp) if corp else "",
     }
     made = api.create_container(
@@ -225,9 +235,7 @@ def _environment() -> dict[str, str]:
     environment = {"container": "docker"}
     if engine.cgroup_version() == 1:
         # Debian 13's systemd refuses to boot on a cgroup v1 host without both.
-        environment["SYSTEMD_PROC_CMDLINE"] = (
-            "systemd.unified_cgroup_hierarchy=0 SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
-        )
+        environment["SYSTEMD_PROC_CMDLINE"] = "systemd.unified_cgroup_hierarchy=0 SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
     return environment
 
 
@@ -273,6 +281,8 @@ def _own_files(machine: Machine, form: Form, key: ssh.KeyPair) -> bytes:
         "etc/ssh/ssh_host_ed25519_key.pub": (key.public, 0o644, 0),
         "home/ops/.ssh/authorized_keys": (ssh.user_public_key(), 0o600, USER_ID),
     }
+    if form.route:
+        files["etc/slipway-lab/route"] = (f"{form.route}\n", 0o644, 0)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, mode, owner in (("etc/slipway-lab", 0o755, 0), ("home/ops/.ssh", 0o700, USER_ID)):

@@ -52,9 +52,10 @@ def platforms(scenario: Mapping[str, Any], name: str) -> list[Machine]:
     for platform in scenario.get("platforms", []):
         unknown = set(platform) - PLATFORM_KEYS
         if unknown:
-            raise LabError(f"Scenario {name}: platform key '{min(unknown)}' is unknown: it needs {sorted(PLATFORM_KEYS)}.")
+            needed = ", ".join(sorted(PLATFORM_KEYS))
+            raise LabError(f"Scenario {name}: platform key '{min(unknown)}' is unknown: it needs one of {needed}.")
         if platform["name"] in {machine.name for machine in plan.MACHINES}:
-            raise LabError(f"Scenario {name}: platform '{platform['name']}' is a machine of the lab: take another name.")
+            raise LabError(f"Scenario {name}: platform '{platform['name']}' is a machine of the lab: it needs another.")
         found.append(Machine(name=platform["name"], image=platform.get("image", "trixie"), owner=f"molecule/{name}"))
     return found
 

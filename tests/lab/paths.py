@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,11 @@ def write(path: Path, text: str, mode: int = 0o644) -> bool:
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
     return True
+
+
+def digest(*parts: str) -> str:
+    """Twelve hexadecimal digits that stand for the parts."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 def _made(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from tests.lab.errors import LabError
@@ -30,6 +30,7 @@ POOL_FIRST, POOL_LAST = 100, 249
 LABEL_MACHINE = "slipway.machine"
 LABEL_IMAGE = "slipway.image"
 LABEL_ADDRESS = "slipway.address"
+LABEL_FORM = "slipway.form"
 LABEL_OWNER = "slipway.owner"
 
 
@@ -48,7 +49,6 @@ class Machine:
     image: str
     address: IPv4Address | None = None
     owner: str = "lab"
-    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def container(self) -> str:
@@ -90,7 +90,9 @@ def free_address(taken: set[IPv4Address]) -> IPv4Address:
         address = CORP.network_address + number
         if address not in taken:
             return address
-    raise LabError(f"No free address is left on {CORP}: destroy machines that nobody uses (python -m tests.lab status).")
+    raise LabError(
+        f"No free address is left on {CORP}: destroy machines that nobody uses (python -m tests.lab status)."
+    )
 
 
 def hosts_file(addresses: dict[str, IPv4Address]) -> str:

@@ -1,12 +1,12 @@
-"""What each image is made of. A recipe's key changes when anything it is made of changes."""
+"""What each image is made of: data, no doing. A recipe's key changes when anything it is made of changes."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab.paths import FILES
+from tests.lab.golang import PROGRAMS
+from tests.lab.paths import FILES, digest
 
 MACHINE_PACKAGES = (
     "ca-certificates",
@@ -46,7 +46,9 @@ class Base:
 
     def key(self) -> str:
         """Hash of everything that decides what comes out."""
-        return digest(self.suite, *self.packages, *_contents(self.files), *_contents({"": self.hook} if self.hook else {}))
+        return digest(
+            self.suite, *self.packages, *_contents(self.files), *_contents({"": self.hook} if self.hook else {})
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +72,11 @@ class Layer:
     def key(self) -> str:
         """Hash of everything that decides what comes out."""
         parent = RECIPES[self.parent].key() if self.parent in RECIPES else self.parent
-        return digest(parent, self.dockerfile, *_contents(self.files), *self.programs)
+        programs = [PROGRAMS[name].key() for name in self.programs]
+        return digest(parent, self.dockerfile, *_contents(self.files), *programs)
 
 
 Recipe = Base | Layer
-
-
-def digest(*parts: str) -> str:
-    """Twelve hexadecimal digits that stand for the parts."""
-    text = "\0".join(parts).encode()
-    return hashlib.sha256(text).hexdigest()[:12]
 
 
 def _contents(files: dict[str, str]) -> list[str]:
@@ -121,17 +118,103 @@ _GATEWAY = Layer(
     dockerfile=_install("squid", "dnsmasq-base")
     + "COPY squid-accounts /usr/local/libexec/squid-accounts\n"
     + "COPY tmpfiles.conf /etc/tmpfiles.d/lab.conf\n"
-    + "COPY lab-dns@.service /etc/systemd/system/\n"
+    + "COPY lab-dns@.service lab-firewall.service /etc/systemd/system/\n"
     + "RUN chmod 0755 /usr/local/libexec/squid-accounts && ln -sf /srv/lab/squid.conf /etc/squid/squid.conf"
-    + " && systemctl mask ssh.service ssh.socket && systemctl enable squid lab-dns@corp lab-dns@outside\n",
+    + " && systemctl mask ssh.service ssh.socket && systemctl enable squid lab-firewall lab-dns@corp lab-dns@outside\n",
     files={
         "squid-accounts": "gateway/squid-accounts",
         "tmpfiles.conf": "gateway/tmpfiles.conf",
+        "lab-firewall.service": "gateway/lab-firewall.service",
         "lab-dns@.service": "gateway/lab-dns@.service",
     },
 )
 
+_INTERNET = Layer(
+    name="internet",
+    parent="trixie",
+    dockerfile=_install("nginx-light")
+    + "COPY registry /usr/local/bin/registry\n"
+    + "COPY lab-registry.service /etc/systemd/system/\n"
+    + "RUN ln -sf /srv/lab/nginx.conf /etc/nginx/nginx.conf"
+    + " && systemctl mask ssh.service ssh.socket && systemctl enable nginx lab-registry\n",
+    files={"lab-registry.service": "internet/lab-registry.service"},
+    programs=("registry",),
+)
+
+# What is on the lab's Docker Hub. All stand on one Debian, so that a machine pulls that layer once.
+_DEBIAN = Base(name="debian", suite="trixie", packages=())
+_REGISTRY_IMAGE = """\
+COPY entrypoint.sh /entrypoint.sh
+RUN chmod 0755 /entrypoint.sh && mkdir -p /var/lib/registry
+VOLUME ["/var/lib/registry"]
+EXPOSE 5000
+ENTRYPOINT ["/entrypoint.sh"]
+"""
+_REGISTRY_FILES = {"entrypoint.sh": "hub/registry-entrypoint", "config.yml": "hub/registry-config.yml"}
+_REGISTRY_3 = Layer(
+    name="hub-registry-3",
+    parent="debian",
+    dockerfile=_install("ca-certificates")
+    + "COPY registry /bin/registry\nCOPY config.yml /etc/distribution/config.yml\n"
+    + "ENV OTEL_TRACES_EXPORTER=none\n"
+    + _REGISTRY_IMAGE
+    + 'CMD ["/etc/distribution/config.yml"]\n',
+    files=_REGISTRY_FILES,
+    programs=("registry",),
+)
+_REGISTRY_2 = Layer(
+    name="hub-registry-2",
+    parent="debian",
+    dockerfile=_install("ca-certificates", "docker-registry")
+    + "RUN ln -sf /usr/bin/docker-registry /bin/registry\nCOPY config.yml /etc/docker/registry/config.yml\n"
+    + _REGISTRY_IMAGE
+    + 'CMD ["/etc/docker/registry/config.yml"]\n',
+    files=_REGISTRY_FILES,
+)
+_NGINX = Layer(
+    name="hub-nginx",
+    parent="debian",
+    dockerfile=_install("nginx-light")
+    + "RUN groupadd --system --gid 101 nginx"
+    + " && useradd --system --gid 101 --uid 101 --no-create-home --home-dir /nonexistent --shell /bin/false nginx"
+    + " && ln -sf /dev/stdout /var/log/nginx/access.log && ln -sf /dev/stderr /var/log/nginx/error.log\n"
+    + "COPY nginx.conf /etc/nginx/nginx.conf\nCOPY default.conf /etc/nginx/conf.d/default.conf\n"
+    + 'EXPOSE 80\nSTOPSIGNAL SIGQUIT\nCMD ["nginx", "-g", "daemon off;"]\n',
+    files={"nginx.conf": "hub/nginx.conf", "default.conf": "hub/nginx-default.conf"},
+)
+
+
+def _shell(name: str) -> Layer:
+    return Layer(
+        name=f"hub-{name}",
+        parent="debian",
+        dockerfile=f'RUN echo {name} >/etc/lab-image\nCMD ["/bin/sh", "-c", "echo hello from {name}:1"]\n',
+    )
+
+
+# Reference on Docker Hub to recipe.
+HUB = {
+    "library/debian:13": "debian",
+    "library/nginx:1.26.3": "hub-nginx",
+    "library/registry:2.8.2": "hub-registry-2",
+    "library/registry:3.1.2": "hub-registry-3",
+    "library/world:1": "hub-world",
+}
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (_machine("trixie"), _machine("bookworm"), _docker("trixie"), _docker("bookworm"), _GATEWAY)
+    for recipe in (
+        _machine("trixie"),
+        _machine("bookworm"),
+        _docker("trixie"),
+        _docker("bookworm"),
+        _GATEWAY,
+        _INTERNET,
+        _DEBIAN,
+        _REGISTRY_3,
+        _REGISTRY_2,
+        _NGINX,
+        _shell("world"),
+        _shell("hello"),
+    )
 }

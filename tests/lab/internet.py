@@ -1,0 +1,134 @@
+"""The internet as the company sees it: Docker Hub under its real names, served by a real registry behind nginx."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+
+from tests.lab import golang, images, paths, pki, plan
+from tests.lab.engine import client
+from tests.lab.errors import LabError
+from tests.lab.paths import FILES
+from tests.lab.progress import step
+from tests.lab.recipes import HUB, RECIPES
+
+REGISTRY = """\
+version: 0.1
+log:
+  accesslog:
+    disabled: true
+storage:
+  filesystem:
+    rootdirectory: {root}
+  maintenance:
+    readonly:
+      enabled: {readonly}
+http:
+  addr: 127.0.0.1:{port}
+"""
+
+
+def directory() -> Path:
+    """Its configuration, bound into its container at /srv/lab."""
+    return paths.state() / "internet"
+
+
+def write_configuration() -> bool:
+    """Write its files and certificate.
+
+    Returns:
+        Whether nginx has to read them again.
+    """
+    tls = pki.Files(directory() / "tls.crt", directory() / "tls.key")
+    changed = pki.ensure(plan.PLAYED_NAMES, tls)
+    changed = (
+        paths.write(directory() / "nginx.conf", (FILES / "internet" / "nginx.conf").read_text(encoding="utf-8"))
+        or changed
+    )
+    registry = REGISTRY.format(root="/srv/hub/registry", readonly="true", port=5000)
+    return paths.write(directory() / "registry.yml", registry) or changed
+
+
+def content() -> Path:
+    """Directory with all that `internet` serves, filled if it is not in the cache; bound at /srv/hub."""
+    key = paths.digest(*(f"{reference} {RECIPES[name].key()}" for reference, name in sorted(HUB.items())))
+    target = paths.artefacts() / f"hub-{key}"
+    with paths.locked("hub"):
+        if not target.exists():
+            for name in HUB.values():
+                images.ensure(name)
+            with step("content of Docker Hub"):
+                _fill(target)
+    return target
+
+
+def _fill(target: Path) -> None:
+    temporary = target.with_suffix(".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    storage = temporary / "registry"
+    storage.mkdir(parents=True)
+    port = _free_port()
+    configuration = temporary / "registry.yml"
+    paths.write(configuration, REGISTRY.format(root=storage, readonly="false", port=port))
+    server = subprocess.Popen(
+        [str(golang.program("registry")), "serve", str(configuration)],
+        env={"OTEL_TRACES_EXPORTER": "none"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait(port)
+        for reference, name in HUB.items():
+            push(images.tag(name), f"127.0.0.1:{port}/{reference}")
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+    configuration.unlink()
+    temporary.rename(target)
+
+
+def push(source: str, reference: str, auth: dict[str, str] | None = None) -> None:
+    """Push an image from this host's engine.
+
+    Args:
+        source: Tag that the engine has.
+        reference: Where to; the temporary tag is removed afterwards.
+        auth: "username" and "password", if the registry wants them.
+
+    Raises:
+        LabError: The registry refused.
+    """
+    repository, _, version = reference.rpartition(":")
+    try:
+        client().images.get(source).tag(repository, version)
+        answer: Any = client().api.push(repository, version, stream=True, decode=True, auth_config=auth)
+        errors = [line["error"] for line in answer if "error" in line]
+    except docker.errors.APIError as error:
+        errors = [str(error.explanation)]
+    client().images.remove(reference, noprune=True)
+    if errors:
+        raise LabError(f"Pushing {reference} failed: {errors[0]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise LabError("The registry that is to be filled does not answer.")
