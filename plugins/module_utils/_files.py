@@ -55,7 +55,8 @@ class Ledger:
     """What an owner has put on this host: paths, packages and holds; the base for removal.
 
     Stored as /var/lib/slipway/ledger/<owner>.json, readable by root only. `pending` holds the paths whose
-    consequences (refresh commands) have not run yet, so that an interrupted run is finished by the next.
+    consequences (refresh commands) have not run yet, so that an interrupted run is finished by the next; `secrets`
+    holds those whose content no diff shows, whatever their mode.
     """
 
     def __init__(self, *, owner: str, state_dir: str = STATE_DIR) -> None:
@@ -70,6 +71,8 @@ class Ledger:
         try:
             with open(self.path, encoding="utf-8") as handle:
                 self._data = json.load(handle)
+            if not isinstance(self._data, dict):
+                raise ValueError("no object")
         except FileNotFoundError:
             self._data = {}
         except ValueError as exc:
@@ -77,7 +80,7 @@ class Ledger:
         self._stored = json.loads(json.dumps(self._data))
 
     def get(self, key: str) -> list[str]:
-        """Return the entries under paths, directories, packages, held or pending, in order."""
+        """Return the entries under paths, directories, secrets, packages, held or pending, in order."""
         return list(self._data.get(key, []))
 
     def set(self, key: str, values: t.Iterable[str]) -> None:
@@ -89,20 +92,34 @@ class Ledger:
             self._data.pop(key, None)
 
     def save(self) -> None:
-        """Write the ledger if it differs from what is stored; an empty ledger is removed."""
+        """Write the ledger if it differs from what is stored; an empty ledger is removed.
+
+        Raises HostError when it can't be written.
+        """
         if self._data == self._stored:
             return
-        if self._data:
-            make_private_dirs(self.state_dir, os.path.dirname(self.path))
-            write_atomic(path=self.path, content=json.dumps(self._data, indent=1).encode(), mode=0o600)
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
+        with one_sentence(self.path):
+            if self._data:
+                make_private_dirs(self.state_dir, os.path.dirname(self.path))
+                write_atomic(path=self.path, content=json.dumps(self._data, indent=1).encode(), mode=0o600)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.path)
+                remove_empty_directories(os.path.dirname(self.path), top=self.state_dir)
         self._stored = json.loads(json.dumps(self._data))
 
     def backup_path(self, path: str) -> str:
         """Return where the original of a path, which was there before us, is kept."""
         return os.path.join(self.state_dir, "originals", self.owner, path.lstrip("/"))
+
+
+@contextlib.contextmanager
+def one_sentence(path: str) -> t.Iterator[None]:
+    """Turn what the operating system refuses (a full disk, a read-only mount) into a HostError that names the path."""
+    try:
+        yield
+    except OSError as exc:
+        raise HostError(f"{path} can't be changed: {exc.strerror or exc}") from exc
 
 
 def make_private_dirs(*paths: str) -> None:
@@ -175,6 +192,8 @@ def describe(path: str, *, secret: bool = False) -> str:
     head = f"mode {stat.S_IMODE(info.st_mode):04o} owner {info.st_uid}:{info.st_gid}\n"
     if stat.S_ISDIR(info.st_mode):
         return "directory " + head
+    if not stat.S_ISREG(info.st_mode):  # reading a pipe would wait for a writer
+        return "device, socket or pipe " + head
     with open(path, "rb") as handle:
         hidden = secret or not info.st_mode & stat.S_IROTH
         return head + (SECRET_NOTE if hidden else handle.read().decode("utf-8", "replace"))
@@ -234,16 +253,20 @@ def missing_parents(path: str) -> list[str]:
 
 
 def _keep_original(ledger: Ledger, path: str) -> None:
-    """Copy what is at a path and is not ours to the originals, once."""
+    """Copy what is at a path and is not ours to the originals, once; whole or not at all, also when killed."""
     info = _lstat(path)
     backup = ledger.backup_path(path)
     if info is None or stat.S_ISDIR(info.st_mode) or os.path.lexists(backup):
         return
-    os.makedirs(os.path.dirname(backup), mode=0o700, exist_ok=True)
     make_private_dirs(ledger.state_dir, os.path.join(ledger.state_dir, "originals"))
-    shutil.copy2(path, backup, follow_symlinks=False)
+    os.makedirs(os.path.dirname(backup), mode=0o700, exist_ok=True)
+    partial = f"{backup}.slipway-new"
+    remove_path(partial)
+    shutil.copy2(path, partial, follow_symlinks=False)
     if not stat.S_ISLNK(info.st_mode):
-        os.chown(backup, info.st_uid, info.st_gid)
+        os.chown(partial, info.st_uid, info.st_gid)
+        os.chmod(partial, stat.S_IMODE(info.st_mode))  # chown(2) clears set-user-ID
+    os.rename(partial, backup)
 
 
 def _write(wanted: WantedFile) -> None:
@@ -253,8 +276,7 @@ def _write(wanted: WantedFile) -> None:
         os.chmod(wanted.path, wanted.mode)
     elif wanted.kind == "link":
         temporary = f"{wanted.path}.slipway-new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        remove_path(temporary)
         os.symlink(wanted.target, temporary)
         os.rename(temporary, wanted.path)
     elif wanted.kind == "absent":
@@ -281,64 +303,111 @@ def remove_path(path: str) -> None:
         os.unlink(path)
 
 
+def remove_empty_directories(path: str, *, top: str) -> None:
+    """Remove a directory and those above it, up to and including top, as far as they are empty."""
+    with contextlib.suppress(OSError):
+        while os.path.commonpath([path, top]) == top:
+            os.rmdir(path)
+            path = os.path.dirname(path)
+
+
+def _refuse_obstacle(wanted: WantedFile, info: os.stat_result | None) -> None:
+    """Raise HostError for what is in the way and not ours to replace: what it holds could not be put back."""
+    if info is None:
+        return
+    found = ""
+    if stat.S_ISDIR(info.st_mode):
+        if wanted.kind in ("file", "link"):
+            found = "a directory"
+        elif wanted.kind == "absent" and os.listdir(wanted.path):
+            found = "a directory with something in it"
+    elif wanted.kind == "directory":
+        found = "not a directory"
+    elif not (stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)):
+        found = "a device, socket or pipe"
+    if found:
+        needs = "absent" if wanted.kind == "absent" else f"a {wanted.kind}"
+        raise HostError(f"{wanted.path} is {found}: move it away, it has to be {needs}")
+
+
 def ensure(wanted: WantedFile, *, ledger: Ledger, check: bool) -> Change | None:
     """Bring one path to its wanted state; return the change, or None when nothing was to do.
 
     A file that was there before and is not in the ledger is kept under originals first.
-    Raises HostError when a directory is in the way of a file or the other way round.
+    Raises HostError when a directory is in the way of a file or the other way round, or the host refuses.
     """
     if matches(wanted):
+        if not check and wanted.path in ledger.get("paths"):
+            _note_secret(wanted, ledger)
         return None
     info = _lstat(wanted.path)
-    if info is not None and wanted.kind != "absent":
-        is_dir = stat.S_ISDIR(info.st_mode)
-        if is_dir != (wanted.kind == "directory"):
-            found = "a directory" if is_dir else "not a directory"
-            raise HostError(f"{wanted.path} is {found}: move it away, it has to be a {wanted.kind}")
+    _refuse_obstacle(wanted, info)
+    hidden = wanted.secret or wanted.path in ledger.get("secrets")
     diff = {
         "before_header": wanted.path,
         "after_header": wanted.path,
-        "before": describe(wanted.path, secret=wanted.secret),
+        "before": describe(wanted.path, secret=hidden),
         "after": _describe_wanted(wanted),
     }
     if not check:
-        if wanted.path not in ledger.get("paths"):
-            _keep_original(ledger, wanted.path)
-        parents = missing_parents(wanted.path) if wanted.kind != "absent" else []
-        for parent in parents:
-            os.mkdir(parent, 0o755)
-            os.chmod(parent, 0o755)
-        made = parents + ([wanted.path] if wanted.kind == "directory" and info is None else [])
-        ledger.set("directories", ledger.get("directories") + made)
-        if wanted.kind != "directory":
-            ledger.set("paths", [*ledger.get("paths"), wanted.path])
-            ledger.set("pending", [*ledger.get("pending"), wanted.path])
-        # The ledger is on disk before the file is: a run killed in between is still undone completely.
-        ledger.save()
-        _write(wanted)
+        with one_sentence(wanted.path):
+            _put(wanted, ledger=ledger, existed=info is not None)
     return Change(wanted.path, "removed" if wanted.kind == "absent" else "written", diff)
+
+
+def _note_secret(wanted: WantedFile, ledger: Ledger) -> None:
+    others = [path for path in ledger.get("secrets") if path != wanted.path]
+    ledger.set("secrets", [*others, wanted.path] if wanted.secret else others)
+
+
+def _put(wanted: WantedFile, *, ledger: Ledger, existed: bool) -> None:
+    if wanted.path not in ledger.get("paths"):
+        _keep_original(ledger, wanted.path)
+    parents = missing_parents(wanted.path) if wanted.kind != "absent" else []
+    made = parents + ([wanted.path] if wanted.kind == "directory" and not existed else [])
+    ledger.set("directories", ledger.get("directories") + made)
+    if wanted.kind != "directory":
+        ledger.set("paths", [*ledger.get("paths"), wanted.path])
+        ledger.set("pending", [*ledger.get("pending"), wanted.path])
+        _note_secret(wanted, ledger)
+    # The ledger is on disk before the file is: a run killed in between is still undone completely.
+    ledger.save()
+    for parent in parents:
+        os.mkdir(parent, 0o755)
+        os.chmod(parent, 0o755)
+    _write(wanted)
 
 
 def forget(path: str, *, ledger: Ledger, check: bool) -> Change | None:
     """Undo one path of the ledger: put the original back, or remove what we wrote. None when nothing changes."""
     backup = ledger.backup_path(path)
     has_backup = os.path.lexists(backup)
-    before = describe(path)
+    before = describe(path, secret=path in ledger.get("secrets"))
     after = describe(backup) if has_backup else ""
     if not check:
-        ledger.set("pending", [*ledger.get("pending"), path])
-        ledger.save()
-        if has_backup:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            _restore(backup, path)
-        else:
-            remove_path(path)
-        ledger.set("paths", [known for known in ledger.get("paths") if known != path])
-        ledger.save()
+        with one_sentence(path):
+            _undo(path, backup=backup if has_backup else "", ledger=ledger)
     if before == after and not has_backup:
         return None
     diff = {"before_header": path, "after_header": path, "before": before, "after": after}
     return Change(path, "restored" if has_backup else "removed", diff)
+
+
+def _undo(path: str, *, backup: str, ledger: Ledger) -> None:
+    ledger.set("pending", [*ledger.get("pending"), path])
+    ledger.save()
+    if backup:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _restore(backup, path)
+    else:
+        remove_path(path)
+    for key in ("paths", "secrets"):
+        ledger.set(key, [known for known in ledger.get(key) if known != path])
+    ledger.save()
+    if backup:
+        # Last: a run killed before this line restores once more; without the backup it would remove the original.
+        os.unlink(backup)
+        remove_empty_directories(os.path.dirname(backup), top=ledger.state_dir)
 
 
 def _restore(backup: str, path: str) -> None:
@@ -350,15 +419,32 @@ def _restore(backup: str, path: str) -> None:
         with open(backup, "rb") as handle:
             content = handle.read()
         write_atomic(path=path, content=content, mode=stat.S_IMODE(info.st_mode), uid=info.st_uid, gid=info.st_gid)
-    os.unlink(backup)
 
 
-def prune_directories(*, ledger: Ledger, keep: t.Collection[str], check: bool) -> None:
-    """Remove directories that we made, deepest first, when they are empty and no longer wanted."""
-    if check:
-        return
+def prune_directories(
+    *, ledger: Ledger, keep: t.Collection[str], check: bool, gone: t.Iterable[str] = ()
+) -> list[Change]:
+    """Remove directories that we made, deepest first, when they are empty and no longer wanted.
+
+    gone: paths that a real run would have removed by now, for check mode.
+    """
     made = ledger.get("directories")
+    missing = set(gone) if check else set()
+    changes = []
     for path in sorted(made, key=len, reverse=True):
-        if path not in keep:
+        info = _lstat(path)
+        if path in keep or info is None or not stat.S_ISDIR(info.st_mode):
+            continue
+        if any(os.path.join(path, name) not in missing for name in os.listdir(path)):
+            continue
+        before = describe(path)
+        if not check:
             remove_path(path)
-    ledger.set("directories", [path for path in made if os.path.isdir(path)])
+            if os.path.lexists(path):  # a mount point
+                continue
+        missing.add(path)
+        diff = {"before_header": path, "after_header": path, "before": before, "after": ""}
+        changes.append(Change(path, "removed", diff))
+    if not check:
+        ledger.set("directories", [path for path in made if os.path.isdir(path)])
+    return changes
