@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import os
 import re
+import shutil
 import tomllib
 import typing as t
 
@@ -215,6 +216,8 @@ class ContainerdHost:
             self.state.ledger.save()
         outcome = self.state.absent(_host_state.Wanted(owner=OWNER))
         self._apply(outcome, must_run=False)
+        if not self.check:
+            shutil.rmtree(os.path.join(self.state.ledger.state_dir, OWNER), ignore_errors=True)
         return self._outcome(outcome)
 
     def _apply(self, outcome: _host_state.Outcome, *, must_run: bool) -> None:
@@ -233,12 +236,13 @@ class ContainerdHost:
 
     def _move_legacy(self, wanted: t.Mapping[str, t.Any]) -> None:
         """Move registries of a configuration that was there before to certs.d, once."""
+        self.state.ledger.load()
+        if CONFIG in self.state.ledger.get("paths"):
+            return
         try:
             with open(CONFIG, encoding="utf-8") as handle:
                 text = handle.read()
         except FileNotFoundError:
-            return
-        if text.startswith(_engines.MANAGED.decode()):
             return
         legacy = read_legacy(text, wanted)
         for name, content in legacy.hosts.items():

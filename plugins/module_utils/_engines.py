@@ -200,8 +200,8 @@ def prove_containerd(runner: Runner, config_path: str) -> str:
         detail = runner(
             ["ctr", "--connect-timeout", "5s", "plugins", "ls", "-d", f"type=={broken[0]}"], timeout=20
         ).stdout
-        why = re.search(r"(?:Message|Error):\s+(.*)", detail)
-        return f"its CRI plugin did not load{': ' + why[1] if why else ''}"
+        why = re.search(r"Message:\s+(.*)", detail)
+        return _lost_settings(runner, config_path) or f"its CRI plugin did not load{': ' + why[1] if why else ''}"
     if MANAGED in (_read(config_path) or b"") and not any(status == "ok" for _, status in states):
         return "its CRI plugin is not loaded"
     return _lost_settings(runner, config_path)
@@ -378,7 +378,7 @@ class Keeper:
     def _act(self, decision: Decision, status: _units.UnitStatus) -> None:
         why = self.engine.preflight(self.runner, self.engine.config)
         if why:
-            self._restore(why)
+            self._restore(why, decision)
             if decision.verb == "start":
                 self._restart()
             raise HostError(
@@ -387,14 +387,14 @@ class Keeper:
         if status.needs_reload:
             _units.systemctl(["daemon-reload"], runner=self.runner)
         if decision.verb == "reload":
-            self._reload_or_roll_back()
+            self._reload_or_roll_back(decision)
         else:
-            self._restart_or_roll_back()
+            self._restart_or_roll_back(decision)
 
-    def _reload_or_roll_back(self) -> None:
+    def _reload_or_roll_back(self, decision: Decision) -> None:
         why = self._reload()
         if why:
-            self._restore(why)
+            self._restore(why, decision)
             self._reload()
             raise HostError(self._refusal(why, "it runs on with"))
 
@@ -413,11 +413,11 @@ class Keeper:
         # With log-level above info dockerd is silent on success: its answer has to do.
         return self.engine.prove(self.runner, self.engine.config)
 
-    def _restart_or_roll_back(self) -> None:
+    def _restart_or_roll_back(self, decision: Decision) -> None:
         why = self._restart()
         if not why:
             return
-        self._restore(why)
+        self._restore(why, decision)
         again = self._restart()
         if again:
             raise HostError(
@@ -456,14 +456,14 @@ class Keeper:
         """Tell whether a proof failed on what the engine said, not on silence: waiting longer is of no use."""
         return "no log driver" in why or "CRI plugin" in why
 
-    def _restore(self, why: str) -> None:
+    def _restore(self, why: str, decision: Decision) -> None:
         """Put the last good configuration back (none: no file) and keep the refused one for the operator.
 
         Raises HostError when the configuration is the good one: then something else is wrong.
         """
         current, good = _read(self.engine.config), _read(self.good)
         if current == good:
-            raise HostError(f"{self.engine.name} does not work: {why}")
+            raise HostError(f"{self.engine.name} does not work: {why} ({decision.reason})")
         if current is not None:
             self._write_private(self.refused, current)
         if good is None:
