@@ -47,8 +47,8 @@ class Site:
             metafunc.parametrize("machine", self.machines, ids=[m.name for m in self.machines], scope="session")
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Look at the machine itself first: the table starts with whether it answers."""
-        items.sort(key=lambda item: item.path.name != "test_machine.py")
+        """Order the checks as they are written, the machine itself first."""
+        items.sort(key=lambda item: (item.path.name != "test_machine.py", item.path.name, item.location[1]))
 
 
 def main(verdict: Path) -> int:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
 from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never
@@ -47,6 +49,19 @@ def need_running(host: Any, unit: str) -> None:
     state = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     need(state.get("UnitFileState") == "enabled", f"{unit} is {state.get('UnitFileState') or 'not there'}, not enabled")
     need(state.get("ActiveState") == "active", f"{unit} is {state.get('ActiveState')}; see journalctl -u {unit}")
+
+
+@contextlib.contextmanager
+def borrowed_image(host: Any, image: str) -> Iterator[None]:
+    """Take an image away from docker again that was not there before; skips where no docker is."""
+    if not host.exists("docker"):
+        missing("docker is not installed")
+    known = host.run("docker image inspect %s", image).rc == 0
+    try:
+        yield
+    finally:
+        if not known:
+            host.run("docker image rm %s", image)
 
 
 def proxy_url(proxy: dict[str, str]) -> str:

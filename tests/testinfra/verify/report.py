@@ -42,7 +42,7 @@ def _reason(report: pytest.TestReport) -> str:
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2]).removeprefix("Skipped: ")
     crash = getattr(report.longrepr, "reprcrash", None)
-    text = str(crash.message if crash else report.longrepr).strip()
+    text = " ".join(str(crash.message if crash else report.longrepr).split())
     return text.removeprefix("Failed: ")
 
 

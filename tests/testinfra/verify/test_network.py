@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.testinfra.verify.machine import Machine, missing, need
+from tests.testinfra.verify.machine import Machine, borrowed_image, need
 
 
 def inside(machine: Machine, host: Any, command: str) -> str:
     """Return what a command prints inside a container of the probe image; the container is gone afterwards."""
-    if not host.exists("docker"):
-        missing("docker is not installed")
     image = machine.probe("private")
-    done = host.run(f"docker run --rm {image} {command}")
+    with borrowed_image(host, image):
+        done = host.run(f"docker run --rm {image} {command}")
     need(done.rc == 0, f"docker run {image} {command}: {(done.stderr or done.stdout).strip()}")
     return str(done.stdout)
 

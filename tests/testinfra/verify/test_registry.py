@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.testinfra.verify.cri import client_program
-from tests.testinfra.verify.machine import Machine, missing, need
+from tests.testinfra.verify.machine import Machine, borrowed_image, missing, need
 
 MIN_DAYS_LEFT = 14  # the registry renews its own certificate well before that
 # Runs on the machine with its own Python and its own trust store. Prints JSON. Arguments: host, port, CA file or "".
@@ -84,14 +84,8 @@ def test_wrong_password(machine: Machine, host: Any) -> None:
 def test_docker_pull(probe: str, machine: Machine, host: Any) -> None:
     """docker pulls the {probe} image by its bare name"""
     image = machine.probe(probe)
-    if not host.exists("docker"):
-        missing("docker is not installed")
-    known = host.run("docker image inspect %s", image).rc == 0
-    if known:
-        host.run("docker image rm --no-prune %s", image)
-    done = host.run("docker pull --quiet %s", image)
-    if not known:
-        host.run("docker image rm %s", image)
+    with borrowed_image(host, image):
+        done = host.run("docker pull --quiet %s", image)  # asks the registry even where the image is there
     need(done.rc == 0, f"docker pull {image}: {done.stderr.strip()}")
 
 
