@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from tests.lab import engine, lab, machines, molecule, plan, ssh
+from tests.lab import engine, internet, lab, machines, molecule, paths, plan, seed, ssh
 from tests.lab.errors import LabError
 from tests.lab.plan import Machine
 
@@ -50,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     shell.add_argument("name")
     shell.add_argument("command", nargs=argparse.REMAINDER)
     add("status", _status, "List the machines.").add_argument("--json", action="store_true")
+    seeding = add("seed", _seed, "Push hello:1, which exists nowhere else, to the private registry.")
+    seeding.add_argument("--machine", default="registry", help="where the registry runs")
+    seeding.add_argument("--host", help="the registry's name, by default MACHINE.corp.lab")
+    seeding.add_argument("--port", type=int, default=6001)
+    seeding.add_argument("--ca", type=Path, default=paths.state() / "pki" / "ca.crt", help="PEM file of its authority")
+    seeding.add_argument("--image", default="hello:1", help="what it is called there")
     add("images", _images, "Make every image of the lab.")
     add("molecule-create", _molecule_create, "Make a scenario's machines (molecule/shared/create.yml).")
     add("molecule-destroy", _molecule_destroy, "Remove a scenario's machines (molecule/shared/destroy.yml).")
@@ -109,6 +116,22 @@ def _status(arguments: argparse.Namespace) -> int:
         return 0
     for row in rows:
         print(f"{row['machine']:<28} {row['state']:<9} {row['address']:<15} {row['image']:<36} {row['owner']}")
+    return 0
+
+
+def _seed(arguments: argparse.Namespace) -> int:
+    user, password = seed.admin()
+    registry = seed.Registry(
+        host=arguments.host or f"{arguments.machine}.{plan.ZONE}",
+        port=arguments.port,
+        address=machines.address(arguments.machine),
+        ca=arguments.ca,
+        user=user,
+        password=password,
+    )
+    repository, _, tag = arguments.image.rpartition(":")
+    seed.push(seed.Store(internet.seed_store()), ("hello", "1"), registry, (repository, tag))
+    print(f"{registry.host}:{registry.port}/{arguments.image}")
     return 0
 
 

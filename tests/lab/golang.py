@@ -80,7 +80,7 @@ def go_command() -> str:
         if not directory.exists():
             with step("Go toolchain"):
                 _install_toolchain(directory)
-    found = shutil.which("go", path=str(directory / "bin"))
+    found = shutil.which("go", path=str(directory / "go" / "bin"))
     if not found:
         raise LabError(f"{directory} holds no Go compiler: delete it and try again.")
     return found

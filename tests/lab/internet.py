@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.lab.engine import client
 from tests.lab.errors import LabError
 from tests.lab.paths import FILES
 from tests.lab.progress import step
-from tests.lab.recipes import HUB, RECIPES
+from tests.lab.recipes import HUB, RECIPES, SEED
 
 REGISTRY = """\
 version: 0.1
@@ -58,25 +59,36 @@ def write_configuration() -> bool:
 
 def content() -> Path:
     """Directory with all that `internet` serves, filled if it is not in the cache; bound at /srv/hub."""
-    key = paths.digest(*(f"{reference} {RECIPES[name].key()}" for reference, name in sorted(HUB.items())))
+    key = paths.digest(*(f"{reference} {RECIPES[name].key()}" for reference, name in sorted({**HUB, **SEED}.items())))
     target = paths.artefacts() / f"hub-{key}"
     with paths.locked("hub"):
         if not target.exists():
-            for name in HUB.values():
+            for name in (*HUB.values(), *SEED.values()):
                 images.ensure(name)
             with step("content of Docker Hub"):
                 _fill(target)
     return target
 
 
+def seed_store() -> Path:
+    """Directory of a registry's files that hold `hello:1`."""
+    return content() / "seed"
+
+
 def _fill(target: Path) -> None:
     temporary = target.with_suffix(".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    storage = temporary / "registry"
-    storage.mkdir(parents=True)
+    _fill_store(temporary / "registry", HUB)
+    _fill_store(temporary / "seed", SEED)
+    temporary.rename(target)
+
+
+def _fill_store(root: Path, references: Mapping[str, str]) -> None:
+    """Run a registry on this host for as long as it takes to push images into it."""
+    root.mkdir(parents=True)
     port = _free_port()
-    configuration = temporary / "registry.yml"
-    paths.write(configuration, REGISTRY.format(root=storage, readonly="false", port=port))
+    configuration = root.with_suffix(".yml")
+    paths.write(configuration, REGISTRY.format(root=root, readonly="false", port=port))
     server = subprocess.Popen(
         [str(golang.program("registry")), "serve", str(configuration)],
         env={"OTEL_TRACES_EXPORTER": "none"},
@@ -85,22 +97,20 @@ def _fill(target: Path) -> None:
     )
     try:
         _wait(port)
-        for reference, name in HUB.items():
+        for reference, name in references.items():
             push(images.tag(name), f"127.0.0.1:{port}/{reference}")
     finally:
         server.terminate()
         server.wait(timeout=10)
     configuration.unlink()
-    temporary.rename(target)
 
 
-def push(source: str, reference: str, auth: dict[str, str] | None = None) -> None:
+def push(source: str, reference: str) -> None:
     """Push an image from this host's engine.
 
     Args:
         source: Tag that the engine has.
         reference: Where to; the temporary tag is removed afterwards.
-        auth: "username" and "password", if the registry wants them.
 
     Raises:
         LabError: The registry refused.
@@ -108,7 +118,7 @@ def push(source: str, reference: str, auth: dict[str, str] | None = None) -> Non
     repository, _, version = reference.rpartition(":")
     try:
         client().images.get(source).tag(repository, version)
-        answer: Any = client().api.push(repository, version, stream=True, decode=True, auth_config=auth)
+        answer: Any = client().api.push(repository, version, stream=True, decode=True)
         errors = [line["error"] for line in answer if "error" in line]
     except docker.errors.APIError as error:
         errors = [str(error.explanation)]

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from typing import TypeVar
 
-from tests.lab import engine, gateway, images, internet, machines, paths, plan
+from tests.lab import engine, gateway, images, internet, machines, paths, plan, smoke
 from tests.lab.machines import Form
 from tests.lab.plan import Machine
 from tests.lab.progress import say, step
 from tests.lab.recipes import RECIPES
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 GATEWAY = Machine(name="gateway", image="gateway", address=plan.GATEWAY)
 INTERNET = Machine(name="internet", image="internet")
@@ -47,9 +48,10 @@ def up(wanted: Iterable[Machine]) -> None:
     wanted = list(wanted)
     base()
     with step("machines " + " ".join(machine.name for machine in wanted)):
-        _together(machines.create, wanted)
+        fresh = _together(machines.create, wanted)
         gateway.publish_names()
         _together(lambda machine: machines.wait(machine.name), wanted)
+        _together(lambda machine: smoke.check(machine.name), [wanted[i] for i, new in enumerate(fresh) if new])
 
 
 def base() -> None:
@@ -108,7 +110,7 @@ def make_images() -> None:
     internet.content()
 
 
-def _together(function: Callable[[T], object], items: Iterable[T]) -> None:
+def _together(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Do the same for all at once; the first failure is raised when all have ended."""
     with ThreadPoolExecutor(max_workers=8) as pool:
-        for future in [pool.submit(function, item) for item in items]:
-            future.result()
+        return [future.result() for future in [pool.submit(function, item) for item in items]]

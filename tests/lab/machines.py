@@ -49,11 +49,15 @@ class Form:
 
     def key(self) -> str:
         """Hash of what can't be changed in a container that exists."""
-        return paths.digest(*sorted(f"{source}:{target}" for source, target in self.binds.items()))
+        binds = sorted(f"{source}:{target}" for source, target in self.binds.items())
+        return paths.digest(ssh.user_public_key(), *binds)
 
 
-def create(machine: Machine, form: Form | None = None) -> None:
+def create(machine: Machine, form: Form | None = None) -> bool:
     """Make a container for a machine and start it; an existing one of the same image is kept and started.
+
+    Returns:
+        Whether it boots now; it ran already otherwise.
 
     Raises:
         LabError: The engine refuses.
@@ -61,9 +65,7 @@ def create(machine: Machine, form: Form | None = None) -> None:
     existing = engine.find(machine.container)
     if existing:
         if _is_as_wanted(existing, machine, form):
-            if existing.status != "running":
-                existing.start()
-            return
+            return _start_existing(existing)
         destroy(machine.name)
     full_tag = images.ensure(machine.image)
     try:
@@ -79,6 +81,14 @@ def create(machine: Machine, form: Form | None = None) -> None:
         raise LabError(f"Machine {machine.name} could not be made: {error.explanation}") from error
     if form.ssh:
         ssh.remember(_ssh_names(machine.name, str(_corp_address(form))), key.public)
+    return True
+
+
+def _start_existing(container: Any) -> bool:
+    if container.status == "running":
+        return False
+    container.start()
+    return True
 
 
 def destroy(name: str) -> bool:

@@ -201,6 +201,9 @@ HUB = {
     "library/world:1": "hub-world",
 }
 
+# What only the private registry gets, and only by `python -m tests.lab seed`.
+SEED = {"hello:1": "hub-hello"}
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
