@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import fnmatch
+import os
 import re
 import typing as t
 
-from ansible_collections.slipway.platform.plugins.module_utils import _engines, _files, _packages, _units
+from ansible_collections.slipway.platform.plugins.module_utils import (
+    _engines,
+    _files,
+    _json_keys,
+    _packages,
+    _units,
+)
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
@@ -29,7 +36,9 @@ class Wanted:
 
     owner: str
     packages: list[_packages.WantedPackage] = dataclasses.field(default_factory=list)
+    idle_units: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     files: list[_files.WantedFile] = dataclasses.field(default_factory=list)
+    json_keys: list[_json_keys.WantedKey] = dataclasses.field(default_factory=list)
     refresh: list[Refresh] = dataclasses.field(default_factory=list)
     units: list[_units.WantedUnit] = dataclasses.field(default_factory=list)
     engines: list[str] = dataclasses.field(default_factory=list)
@@ -71,53 +80,81 @@ class HostState:
 
     def present(self, wanted: Wanted) -> Outcome:
         """Reach the wanted state; raises HostError in one sentence where that fails."""
+        _refuse_unusable(wanted.files)
         self.ledger.load()
-        self._stop_dropped(wanted.units)
-        self._files(wanted)
-        self._packages(wanted.packages)
+        self._stop_dropped(wanted)
+        self._settle_files(wanted)
+        self._settle_json_keys(wanted)
+        self._settle_packages(wanted)
         self._consequences(wanted)
-        _files.prune_directories(ledger=self.ledger, keep=_kept_directories(wanted.files), check=self.check)
-        if not self.check:
-            self.ledger.save()
+        self._finish(keep=_kept_directories(wanted.files))
         return self.outcome
 
     def absent(self, wanted: Wanted) -> Outcome:
         """Undo what the ledger says this owner did: units off, files back, packages that we brought purged."""
         self.ledger.load()
-        self._stop_dropped(())
+        self._stop_dropped(Wanted(owner=wanted.owner))
         for path in self.ledger.get("paths"):
-            self._note(_files.forget(path, ledger=self.ledger, check=self.check), removed=True)
-        self._remove_packages()
+            self._note(_files.forget(path, ledger=self.ledger, check=self.check))
+        self._settle_json_keys(Wanted(owner=wanted.owner))
+        self._settle_packages(Wanted(owner=wanted.owner))
         self._consequences(Wanted(owner=wanted.owner, refresh=wanted.refresh, engines=wanted.engines))
-        _files.prune_directories(ledger=self.ledger, keep=(), check=self.check)
-        if not self.check:
-            self.ledger.save()
+        self._finish(keep=())
         return self.outcome
 
-    def _note(self, change: _files.Change | None, *, removed: bool = False) -> None:
+    def _finish(self, *, keep: t.Collection[str]) -> None:
+        """Remove directories that nothing needs any more, and store the ledger."""
+        removed = self.outcome.removed_paths
+        gone = [path for path in removed if not os.path.lexists(self.ledger.backup_path(path))]
+        for change in _files.prune_directories(ledger=self.ledger, keep=keep, check=self.check, gone=gone):
+            self._note(change)
+        if not self.check:
+            self.ledger.save()
+
+    def _note(self, change: _files.Change | None) -> None:
         if change is None:
             return
-        (self.outcome.removed_paths if removed else self.outcome.changed_paths).append(change.path)
+        written = change.action == "written"
+        (self.outcome.changed_paths if written else self.outcome.removed_paths).append(change.path)
         self.outcome.diffs.append(change.diff)
 
-    def _files(self, wanted: Wanted) -> None:
+    def _settle_files(self, wanted: Wanted) -> None:
         listed = {item.path for item in wanted.files}
         for item in wanted.files:
             self._note(_files.ensure(item, ledger=self.ledger, check=self.check))
         for path in self.ledger.get("paths"):
             if path not in listed:
-                self._note(_files.forget(path, ledger=self.ledger, check=self.check), removed=True)
+                self._note(_files.forget(path, ledger=self.ledger, check=self.check))
 
-    def _packages(self, wanted: t.Sequence[_packages.WantedPackage]) -> None:
-        known = [name for name in self.ledger.get("packages") if name not in {package.name for package in wanted}]
-        dropped = [_packages.WantedPackage(name=name, present=False) for name in known]
+    def _settle_json_keys(self, wanted: Wanted) -> None:
+        for change in _json_keys.apply(wanted.json_keys, ledger=self.ledger, check=self.check):
+            self._note(change)
+
+    def _settle_packages(self, everything: Wanted) -> None:
+        wanted = everything.packages
+        listed = {package.name for package in wanted}
+        ours = self.ledger.get("packages")
+        # What is no longer listed goes back to what it was: gone if we brought it, else there without our hold.
+        dropped = [name for name in dict.fromkeys([*ours, *self.ledger.get("held")]) if name not in listed]
         if not wanted and not dropped:
             return
-        everything = [*wanted, *dropped]
-        installed = _packages.read_installed([package.name for package in everything])
-        todo = _packages.plan(everything, installed)
-        if todo.empty:
-            return
+        installed = _packages.read_installed([*listed, *dropped])
+        undone = [_packages.WantedPackage(name=name, present=name not in ours) for name in dropped if name in installed]
+        todo = _packages.plan([*wanted, *undone], installed)
+        if not todo.empty:
+            self._transact(todo, installed, everything.idle_units)
+        if not self.check:
+            gone = {*dropped, *todo.remove}
+            unheld = {name for name in todo.unhold if name not in todo.hold}
+            self.ledger.set("packages", [name for name in self.ledger.get("packages") if name not in gone])
+            self.ledger.set("held", [name for name in self.ledger.get("held") if name not in gone | unheld])
+
+    def _transact(
+        self,
+        todo: _packages.PackagePlan,
+        installed: t.Mapping[str, _packages.Installed],
+        idle_units: t.Mapping[str, t.Sequence[str]],
+    ) -> None:
         words = [
             *(f"install {package.name} {package.version}".rstrip() for package in todo.install),
             *(f"remove {name}" for name in todo.remove),
@@ -129,36 +166,35 @@ class HostState:
             self.ledger.set("packages", [*self.ledger.get("packages"), *new])
             self.ledger.set("held", [*self.ledger.get("held"), *todo.hold])
             self.ledger.save()
-            _packages.apply(todo, runner=self.runner)
-            gone = set(todo.remove)
-            self.ledger.set("packages", [name for name in self.ledger.get("packages") if name not in gone])
+            with self._kept_from_starting([unit for name in new for unit in idle_units.get(name, ())]):
+                _packages.apply(todo, runner=self.runner)
         self.outcome.packages += words
         self.outcome.diffs.append(
             {"before_header": "packages", "after_header": "packages", "before": "", "after": "\n".join(words) + "\n"}
         )
 
-    def _remove_packages(self) -> None:
-        ours = self.ledger.get("packages")
-        held = [name for name in self.ledger.get("held") if name not in ours]
-        names = [*ours, *held]
-        if not names:
+    @contextlib.contextmanager
+    def _kept_from_starting(self, units: t.Sequence[str]) -> t.Iterator[None]:
+        """Mask units while apt installs their packages, which would start them."""
+        if not units:
+            yield
             return
-        wanted = [_packages.WantedPackage(name=name, present=name not in ours) for name in names]
-        todo = _packages.plan(wanted, _packages.read_installed(names))
-        if not todo.empty:
-            for name in todo.remove:
-                self.outcome.packages.append(f"remove {name}")
-            for name in todo.unhold:
-                self.outcome.packages.append(f"unhold {name}")
-            if not self.check:
-                _packages.apply(todo, runner=self.runner)
-        if not self.check:
-            self.ledger.set("packages", [])
-            self.ledger.set("held", [])
+        _units.systemctl(["mask", "--runtime", *units], runner=self.runner)
+        try:
+            yield
+        finally:
+            _units.systemctl(["unmask", "--runtime", *units], runner=self.runner)
 
-    def _stop_dropped(self, wanted: t.Sequence[_units.WantedUnit]) -> None:
-        """Stop and disable units that we defined and that are no longer wanted, while their files are still there."""
-        listed = {unit.name for unit in wanted}
+    def _idle(self, wanted: Wanted) -> list[_units.WantedUnit]:
+        """Units that came with a package of ours and shall not run; a package that was there before keeps its own."""
+        ours = self.ledger.get("packages")
+        names = [unit for package, units in wanted.idle_units.items() if package in ours for unit in units]
+        return [_units.WantedUnit(name=name, enabled=False, started=False) for name in names]
+
+    def _stop_dropped(self, wanted: Wanted) -> None:
+        """Stop and disable units that we defined and whose files are about to go, while these are still there."""
+        listed = {unit.name for unit in wanted.units}
+        listed |= {item.path.removeprefix(UNIT_DIR) for item in wanted.files if item.kind != "absent"}
         dropped = [name for name in self._own_units() if name not in listed]
         status = _units.show(dropped, runner=self.runner)
         off = [_units.WantedUnit(name=name, enabled=False, started=False) for name in dropped if status[name].exists]
@@ -178,7 +214,7 @@ class HostState:
             if any(path.startswith(prefix) for path in touched for prefix in refresh.paths):
                 self._refresh(refresh)
         self._daemon_reload(touched, wanted.units)
-        self._apply_units(wanted.units)
+        self._apply_units([*self._idle(wanted), *wanted.units], touched=touched)
         for engine in wanted.engines:
             applied = _engines.apply(self.runner, engine, check=self.check)
             if applied.restarted or applied.reloaded:
@@ -199,38 +235,35 @@ class HostState:
         """Reload systemd only when it says that a unit on disk is newer than the one it has loaded."""
         names = {match[1] for path in touched if (match := re.match(rf"{UNIT_DIR}([^/]+?)(?:\.d/|$)", path))}
         names |= {unit.name for unit in units}
-        names = {name for name in names if "." in name}
-        if not names or self.check:
-            return
+        # systemd knows nothing of a template, only of its instances.
+        template = any("@." in name for name in names)
+        names = {name for name in names if "." in name and "@." not in name}
         status = _units.show(sorted(names), runner=self.runner)
-        if any(unit.needs_reload for unit in status.values()):
-            _units.systemctl(["daemon-reload"], runner=self.runner)
+        if template or any(unit.needs_reload for unit in status.values()):
+            if not self.check:
+                _units.systemctl(["daemon-reload"], runner=self.runner)
             self.outcome.actions.append("daemon-reload")
 
-    def _apply_units(self, units: t.Sequence[_units.WantedUnit]) -> None:
+    def _apply_units(self, units: t.Sequence[_units.WantedUnit], *, touched: t.Collection[str] = ()) -> None:
         if not units:
             return
-        actions = _units.apply(units, check=self.check, runner=self.runner)
-        if self.check:
-            actions += self._predicted_restarts(units, {action.unit for action in actions})
-        for action in actions:
+        for action in _units.apply(units, check=self.check, touched=touched, runner=self.runner):
             self.outcome.act(f"{action.verb} {action.unit}")
             if action.verb == "restart":
                 self.outcome.restarted.append(action.unit)
 
-    def _predicted_restarts(
-        self, units: t.Sequence[_units.WantedUnit], acted: t.Collection[str]
-    ) -> list[_units.UnitAction]:
-        """Return the restarts that a real run would make because it would have written the inputs."""
-        touched = [*self.outcome.changed_paths, *self.outcome.removed_paths]
-        return [
-            _units.UnitAction(unit.name, unit.on_change)
-            for unit in units
-            if unit.name not in acted
-            and unit.on_change != "none"
-            and unit.started is not False
-            and any(fnmatch.fnmatchcase(path, pattern) for path in touched for pattern in unit.inputs)
-        ]
+
+def _refuse_unusable(files: t.Sequence[_files.WantedFile]) -> None:
+    """Raise HostError for a path that is not absolute or that has two wanted states."""
+    seen = set()
+    for item in files:
+        if not os.path.isabs(item.path) or os.path.normpath(item.path) != item.path or item.path == "/":
+            raise HostError(
+                f"path {item.path!r} is of no use: it needs to be absolute, without .., // or a slash at the end"
+            )
+        if item.path in seen:
+            raise HostError(f"{item.path} is listed twice: it needs one wanted state")
+        seen.add(item.path)
 
 
 def _kept_directories(files: t.Sequence[_files.WantedFile]) -> set[str]:

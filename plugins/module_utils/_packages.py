@@ -19,6 +19,7 @@ from ansible_collections.slipway.platform.plugins.module_utils._run import Runne
 
 DPKG_STATUS = "/var/lib/dpkg/status"
 APT_LISTS = "/var/lib/apt/lists"
+APT_SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d")
 # A package index older than this is fetched again before something is installed (seconds).
 INDEX_MAX_AGE = 3600
 LOCK_WAIT = "-oDPkg::Lock::Timeout=120"
@@ -85,14 +86,14 @@ def plan(wanted: t.Sequence[WantedPackage], installed: t.Mapping[str, Installed]
             if have:
                 todo.remove.append(package.name)
             continue
-        if have is None or (package.version and not fnmatch.fnmatchcase(have.version, package.version)):
+        held = have is not None and have.held
+        new = have is None or bool(package.version and not fnmatch.fnmatchcase(have.version, package.version))
+        if new:
             todo.install.append(package)
-            if have is not None and have.held:
-                todo.unhold.append(package.name)
-        if package.hold and (have is None or not have.held or package.name in todo.unhold):
-            todo.hold.append(package.name)
-        elif have is not None and have.held and not package.hold:
+        if held and (new or not package.hold):
             todo.unhold.append(package.name)
+        if package.hold and (new or not held):
+            todo.hold.append(package.name)
     return todo
 
 
@@ -119,7 +120,7 @@ def choose(package: WantedPackage, available: t.Sequence[str]) -> str:
     raise HostError(f"package {package.name}{wanted} is not in this host's apt sources, which offer {offered}")
 
 
-def index_is_fresh(*, lists: str = APT_LISTS, now: float | None = None) -> bool:
+def index_is_fresh(*, lists: str = APT_LISTS, sources: t.Sequence[str] = APT_SOURCES, now: float | None = None) -> bool:
     """Tell whether apt has package indexes, younger than INDEX_MAX_AGE and than every source definition."""
     try:
         indexes = [entry.stat().st_mtime for entry in os.scandir(lists) if "Packages" in entry.name]
@@ -128,26 +129,25 @@ def index_is_fresh(*, lists: str = APT_LISTS, now: float | None = None) -> bool:
         return False
     if not indexes:
         return False
-    sources = [os.stat(path).st_mtime for path in ("/etc/apt/sources.list", "/etc/apt/sources.list.d")
-               if os.path.exists(path)]  # fmt: skip
+    changes = [os.stat(path).st_mtime for path in sources if os.path.exists(path)]
     current = time.time() if now is None else now
-    return current - partial < INDEX_MAX_AGE and all(changed <= partial for changed in sources)
+    return current - partial < INDEX_MAX_AGE and all(changed <= partial for changed in changes)
 
 
 def _apt(arguments: t.Sequence[str], *, runner: Runner, timeout: float) -> None:
-    result = None
+    output = ""
     for attempt in range(TRIES):
         result = runner(["apt-get", "-qq", "-y", LOCK_WAIT, *arguments], timeout=timeout)
+        output = result.output
         if result.rc == 0:
             return
-        if attempt < TRIES - 1 and _is_network(result.output):
-            time.sleep(2 * (attempt + 1))
+        if "dpkg --configure -a" in output:  # a run that was killed left packages half installed
+            runner(["dpkg", "--force-confold", "--force-confdef", "--configure", "-a"], timeout=timeout)
+        elif _is_network(output):
+            time.sleep(2 * (attempt + 1) if attempt < TRIES - 1 else 0)
         else:
             break
-    assert result is not None
-    raise HostError(
-        f"apt-get {' '.join(a for a in arguments if not a.startswith('-'))} failed: {reason(result.output)}"
-    )
+    raise HostError(f"apt-get {' '.join(a for a in arguments if not a.startswith('-'))} failed: {reason(output)}")
 
 
 def _is_network(output: str) -> bool:
@@ -160,8 +160,8 @@ def reason(output: str) -> str:
     """Return the lines of apt's output that say why it failed, joined to one sentence."""
     lines = [line.strip() for line in output.splitlines() if line.startswith(("E:", "Err:", "dpkg: error", " "))]
     text = "; ".join(dict.fromkeys(line for line in lines if line)) or output.strip() or "no output"
-    # apt prints the proxy's URL in some errors; credentials in a URL never leave the host.
-    return re.sub(r"://[^/@\s]*@", "://***@", text)[:600]
+    # apt prints the proxy's URL in some errors; credentials in a URL never leave the host, raw ones (p@ss/word) either.
+    return re.sub(r"://\S*@", "://***@", text)[:600]
 
 
 def update_index(*, runner: Runner = run) -> None:

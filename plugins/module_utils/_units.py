@@ -8,6 +8,7 @@ and nothing restarts twice. Properties are systemctl(1)'s; InvocationID is expla
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import glob
 import hashlib
 import json
@@ -42,11 +43,14 @@ class WantedUnit:
 
 @dataclasses.dataclass(frozen=True)
 class UnitStatus:
-    """What systemd says of a unit; started_at is seconds since the epoch, 0 when it does not run."""
+    """What systemd says of a unit; started_at is seconds since the epoch, 0 when it does not run.
+
+    enabled is None for a unit that can't be switched: it has no [Install] section, or something generates it.
+    """
 
     exists: bool
     active: bool
-    enabled: bool
+    enabled: bool | None
     needs_reload: bool
     invocation: str
     started_at: float
@@ -73,14 +77,20 @@ def _status(block: t.Mapping[str, str]) -> UnitStatus:
     return UnitStatus(
         exists=block.get("LoadState") == "loaded",
         active=block.get("ActiveState") in ("active", "reloading", "activating"),
-        enabled=block.get("UnitFileState")
-        in ("enabled", "enabled-runtime", "static", "alias", "indirect", "generated"),
+        enabled=_enabled(block.get("UnitFileState", "")),
         needs_reload=block.get("NeedDaemonReload") == "yes",
         invocation=block.get("InvocationID", ""),
         started_at=_epoch(started),
         type=block.get("Type", ""),
         state=block.get("ActiveState", ""),
     )
+
+
+def _enabled(state: str) -> bool | None:
+    """Return whether a unit starts at boot, from systemctl(1)'s is-enabled states."""
+    if state in ("static", "alias", "indirect", "generated", "transient"):
+        return None
+    return state in ("enabled", "enabled-runtime")
 
 
 def _epoch(monotonic_microseconds: int) -> float:
@@ -122,11 +132,28 @@ def record_inputs(name: str, *, status: UnitStatus, inputs: t.Iterable[str], run
     write_atomic(path=_record_path(name, run_dir), content=content, mode=0o600, uid=os.geteuid(), gid=os.getegid())
 
 
-def is_outdated(name: str, *, status: UnitStatus, inputs: t.Sequence[str], run_dir: str = RUN_DIR) -> bool:
+def touches(paths: t.Iterable[str], inputs: t.Sequence[str]) -> bool:
+    """Tell whether one of some paths (existing or not) is matched by one of the globs."""
+    return any(
+        fnmatch.fnmatchcase(path, pattern) and path.count("/") == pattern.count("/")
+        for path in paths
+        for pattern in inputs
+    )
+
+
+def is_outdated(
+    name: str,
+    *,
+    status: UnitStatus,
+    inputs: t.Sequence[str],
+    touched: t.Collection[str] = (),
+    run_dir: str = RUN_DIR,
+) -> bool:
     """Tell whether the running instance of a unit has other inputs than those on disk.
 
     With a record of this very invocation the contents decide. Without one (a reboot, a restart by hand, a first
-    run) the instance is outdated when an input changed after it was started.
+    run) the instance is outdated when an input changed after it was started; touched are paths that this run or an
+    interrupted one changed, because a file that was removed has no time of change.
     """
     if not inputs or not status.active:
         return False
@@ -137,7 +164,8 @@ def is_outdated(name: str, *, status: UnitStatus, inputs: t.Sequence[str], run_d
         record = {}
     if record.get("invocation") == status.invocation:
         return bool(record.get("fingerprint") != fingerprint(inputs))
-    return newest_change(inputs) > status.started_at
+    removed = [path for path in touched if not os.path.lexists(path)]
+    return touches(removed, inputs) or newest_change(inputs) > status.started_at
 
 
 def has_record(name: str, *, status: UnitStatus, run_dir: str = RUN_DIR) -> bool:
@@ -154,7 +182,7 @@ def systemctl(arguments: t.Sequence[str], *, runner: Runner = run, timeout: floa
     result = runner(["systemctl", *arguments], timeout=timeout)
     if result.rc != 0:
         why = journal_reason(arguments[-1], runner=runner)
-        detail = why or result.output.splitlines()[0]
+        detail = why or (result.output.splitlines() or [f"it ended with {result.rc} and said nothing"])[0]
         raise HostError(f"systemctl {' '.join(arguments)} failed: {detail}")
 
 
@@ -186,32 +214,48 @@ class UnitAction:
     verb: str
 
 
-def plan(wanted: WantedUnit, status: UnitStatus, *, run_dir: str = RUN_DIR) -> list[UnitAction]:
-    """Return what a unit needs: enable, disable, start, stop, restart or reload, in the order to do it."""
+def plan(
+    wanted: WantedUnit,
+    status: UnitStatus,
+    *,
+    touched: t.Collection[str] = (),
+    check: bool = False,
+    run_dir: str = RUN_DIR,
+) -> list[UnitAction]:
+    """Return what a unit needs: enable, disable, start, stop, restart or reload, in the order to do it.
+
+    check: the paths in touched are not written, so they decide instead of what is on disk.
+    """
     actions = []
-    if wanted.enabled is not None and wanted.enabled != status.enabled:
+    if None not in (wanted.enabled, status.enabled) and wanted.enabled != status.enabled:
         actions.append(UnitAction(wanted.name, "enable" if wanted.enabled else "disable"))
     if wanted.started is False and status.active:
         actions.append(UnitAction(wanted.name, "stop"))
     elif wanted.started and not status.active:
         actions.append(UnitAction(wanted.name, "start"))
-    elif (
-        wanted.started is not False
-        and wanted.on_change != "none"
-        and is_outdated(wanted.name, status=status, inputs=wanted.inputs, run_dir=run_dir)
-    ):
-        actions.append(UnitAction(wanted.name, wanted.on_change))
+    elif wanted.on_change != "none" and status.active:
+        predicted = check and touches(touched, wanted.inputs)
+        if predicted or is_outdated(wanted.name, status=status, inputs=wanted.inputs, touched=touched, run_dir=run_dir):
+            actions.append(UnitAction(wanted.name, wanted.on_change))
     return actions
 
 
 def apply(
-    wanted: t.Sequence[WantedUnit], *, check: bool, runner: Runner = run, run_dir: str = RUN_DIR
+    wanted: t.Sequence[WantedUnit],
+    *,
+    check: bool,
+    touched: t.Collection[str] = (),
+    runner: Runner = run,
+    run_dir: str = RUN_DIR,
 ) -> list[UnitAction]:
-    """Bring units to their wanted state and remember what the running ones were started with."""
+    """Bring units to their wanted state and remember what the running ones were started with.
+
+    touched: paths that this run or an interrupted one changed (in check mode: would have changed).
+    """
     before = show([unit.name for unit in wanted], runner=runner)
     done: list[UnitAction] = []
     for unit in wanted:
-        actions = plan(unit, before[unit.name], run_dir=run_dir)
+        actions = plan(unit, before[unit.name], touched=touched, check=check, run_dir=run_dir)
         if not check:
             for action in actions:
                 systemctl([action.verb, action.unit], runner=runner)

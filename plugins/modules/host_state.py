@@ -52,6 +52,13 @@ options:
         type: str
         choices: [present, absent]
         default: present
+      idle_units:
+        description:
+          - Units of the package that neither start nor stay enabled when it is this module that installs it. With a
+            package that was there before, they are left alone.
+        type: list
+        elements: str
+        default: []
   files:
     description: Files, directories and links.
     type: list
@@ -77,7 +84,9 @@ options:
         description: Where a link points.
         type: str
       mode:
-        description: Permissions, as an octal string. A directory is V(0755) unless given.
+        description:
+          - Permissions, as a string of four octal digits. A directory is V(0755), a file with O(files[].secret_content)
+            V(0600), any other file V(0644) unless given.
         type: str
       owner:
         description: User name or number.
@@ -87,6 +96,33 @@ options:
         description: Group name or number.
         type: str
         default: root
+  json_keys:
+    description:
+      - Single keys of JSON files in users' homes, such as Docker's C(config.json). The rest of the file is left alone.
+        Everything is read and written with the user's own identity, and no link is followed.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      user:
+        description: Name of the user.
+        type: str
+        required: true
+      path:
+        description: Path of the file below the user's home.
+        type: str
+        required: true
+      keys:
+        description: Names that lead to the value, from the outermost object inwards.
+        type: list
+        elements: str
+        required: true
+      value:
+        description: Value that may be shown in a diff.
+        type: dict
+      secret_value:
+        description: Value that appears in no output, diff or log.
+        type: dict
   refresh:
     description: Commands that run once when one of their paths changed, before the units.
     type: list
@@ -208,10 +244,17 @@ restarted:
   sample: []
 """
 
+import re
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.slipway.platform.plugins.module_utils import _files, _host_state, _packages, _units
+from ansible_collections.slipway.platform.plugins.module_utils import (
+    _files,
+    _host_state,
+    _json_keys,
+    _packages,
+    _units,
+)
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 
 PACKAGE_SPEC: dict[str, t.Any] = {
@@ -219,6 +262,7 @@ PACKAGE_SPEC: dict[str, t.Any] = {
     "version": {"type": "str", "default": ""},
     "hold": {"type": "bool", "default": False},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "idle_units": {"type": "list", "elements": "str", "default": []},
 }
 FILE_SPEC: dict[str, t.Any] = {
     "path": {"type": "path", "required": True},
@@ -229,6 +273,13 @@ FILE_SPEC: dict[str, t.Any] = {
     "mode": {"type": "str"},
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "root"},
+}
+JSON_KEY_SPEC: dict[str, t.Any] = {
+    "user": {"type": "str", "required": True},
+    "path": {"type": "str", "required": True},
+    "keys": {"type": "list", "elements": "str", "required": True, "no_log": False},
+    "value": {"type": "dict"},
+    "secret_value": {"type": "dict", "no_log": True},
 }
 REFRESH_SPEC: dict[str, t.Any] = {
     "argv": {"type": "list", "elements": "str", "required": True},
@@ -253,6 +304,15 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
         "mutually_exclusive": [("content", "secret_content")],
         "required_if": [("state", "file", ("content", "secret_content"), True), ("state", "link", ("target",))],
     },
+    "json_keys": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "no_log": False,
+        "options": JSON_KEY_SPEC,
+        "mutually_exclusive": [("value", "secret_value")],
+        "required_one_of": [("value", "secret_value")],
+    },
     "refresh": {"type": "list", "elements": "dict", "default": [], "options": REFRESH_SPEC},
     "units": {"type": "list", "elements": "dict", "default": [], "options": UNIT_SPEC},
     "engines": {"type": "list", "elements": "str", "choices": ["docker", "containerd"], "default": []},
@@ -263,16 +323,28 @@ def _file(params: dict[str, t.Any]) -> _files.WantedFile:
     secret = params["secret_content"] is not None
     text = params["secret_content"] if secret else params["content"] or ""
     default_mode = "0755" if params["state"] == "directory" else "0600" if secret else "0644"
+    mode = params["mode"] or default_mode
+    if not re.fullmatch(r"0[0-7]{3}|[1-7][0-7]{3}", mode):  # YAML reads 0644 without quotes as the number 420
+        raise HostError(f"mode of {params['path']} is {mode!r}: it needs four octal digits in quotes, such as '0644'")
     return _files.WantedFile(
         path=params["path"],
         kind=params["state"],
         content=text.encode(),
         target=params["target"] or "",
-        mode=int(params["mode"] or default_mode, 8),
+        mode=int(mode, 8),
         owner=params["owner"],
         group=params["group"],
         secret=secret,
     )
+
+
+def _json_key(params: dict[str, t.Any]) -> _json_keys.WantedKey:
+    path, keys = params["path"], tuple(params["keys"])
+    if not keys or path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/")):
+        raise HostError(f"json_keys has path {path!r} and keys {list(keys)}: it needs a path below the home and a key")
+    secret = params["secret_value"] is not None
+    value = params["secret_value"] if secret else params["value"]
+    return _json_keys.WantedKey(user=params["user"], path=path, keys=keys, value=value, secret=secret)
 
 
 def _unit(params: dict[str, t.Any]) -> _units.WantedUnit:
@@ -295,7 +367,9 @@ def _wanted(params: dict[str, t.Any]) -> _host_state.Wanted:
             )
             for item in params["packages"]
         ],
+        idle_units={item["name"]: item["idle_units"] for item in params["packages"] if item["idle_units"]},
         files=[_file(item) for item in params["files"]],
+        json_keys=[_json_key(item) for item in params["json_keys"]],
         refresh=[_host_state.Refresh(tuple(item["argv"]), tuple(item["paths"])) for item in params["refresh"]],
         units=[_unit(item) for item in params["units"]],
         engines=params["engines"],

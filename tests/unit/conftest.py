@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What unit tests share. The collection is importable because pyproject.toml puts .dev on pytest's path."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+from ansible_collections.slipway.platform.plugins.module_utils import _host_state, _packages, _units
+
+from tests.unit.fakes import FakeHost
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    """Return a host on which HostState, also the module's, runs without touching the machine of the tests."""
+    fake = FakeHost(tmp_path)
+    read, apply = _packages.read_installed, _units.apply
+    monkeypatch.setattr(_packages, "read_installed", lambda names: read(names, status_path=fake.status_path))
+    monkeypatch.setattr(_packages, "index_is_fresh", lambda: True)
+    monkeypatch.setattr(_units, "apply", functools.partial(apply, run_dir=fake.run_dir))
+    monkeypatch.setattr(_host_state, "UNIT_DIR", fake.unit_dir)
+    monkeypatch.setattr(
+        _host_state,
+        "HostState",
+        functools.partial(_host_state.HostState, runner=fake, state_dir=fake.state_dir),
+    )
+    return fake
