@@ -17,9 +17,10 @@ def docker(host: Any) -> dict[str, Any]:
     if not host.exists("docker"):
         missing("docker is not installed")
     done = host.run("docker info --format '{{json .}}'")
-    if done.rc != 0:
+    told = json.loads(done.stdout) if done.stdout.strip() else {}
+    if done.rc != 0 or told.get("ServerErrors"):
         missing("docker does not answer")
-    return dict(json.loads(done.stdout))
+    return dict(told)
 
 
 def daemon_json(host: Any) -> dict[str, Any]:

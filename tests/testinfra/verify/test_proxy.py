@@ -63,7 +63,8 @@ def test_no_secret_in_units(machine: Machine, host: Any) -> None:
     secrets = machine.secrets()
     if not secrets:
         missing("the site has no password")
-    shown = host.run("runuser -u nobody -- systemctl show docker.service containerd.service 'slipway-*'").stdout
+    shown = host.run("cd / && runuser -u nobody -- systemctl show docker.service containerd.service 'slipway-*'").stdout
+    need(shown, "systemctl show shows nothing")
     need(not any(secret in shown for secret in secrets), "systemctl show tells every local user a password")
 
 
@@ -75,14 +76,15 @@ def test_no_secret_in_files(machine: Machine, host: Any) -> None:
     if not secrets:
         missing("the site has no password")
     # Searched here: the passwords must not travel to the machine. One command for all files, one each to name them.
-    find = f"runuser -u nobody -- find {READABLE} -type f -readable -size -1024k"
-    if not any(secret.encode() in host.run(f"{find} -exec cat {{}} + 2>/dev/null").stdout_bytes for secret in secrets):
+    find = f"cd / && runuser -u nobody -- find {READABLE} -type f -readable -size -1024k"
+    everything = host.run(f"{find} -exec cat {{}} + 2>/dev/null").stdout_bytes
+    need(everything, "the search for passwords saw no file at all")
+    if not any(secret.encode() in everything for secret in secrets):
         return
     for path in host.run(f"{find} 2>/dev/null").stdout.splitlines():
         content = host.run("cat %s", path).stdout_bytes
-        need(
-            not any(secret.encode() in content for secret in secrets), f"every local user can read a password in {path}"
-        )
+        leaks = any(secret.encode() in content for secret in secrets)
+        need(not leaks, f"every local user can read a password in {path}")
 
 
 def test_company_ca(machine: Machine, host: Any) -> None:
