@@ -80,6 +80,20 @@ def test_wrong_password(machine: Machine, host: Any) -> None:
     need(status in (401, 403), f"a push with a wrong password is answered with {status}")
 
 
+def test_containers(machine: Machine, host: Any) -> None:
+    """the registry's containers run, restart by themselves and have no privileges"""
+    if "registries" not in machine.groups:
+        missing("the registry does not run here")
+    names = host.run("docker ps --all --quiet --filter name=^slipway-registry").stdout.split()
+    need(names, "no container of the registry is there")
+    for container in json.loads(host.run(f"docker inspect {' '.join(names)}").stdout):
+        name, settings = container["Name"].lstrip("/"), container["HostConfig"]
+        need(container["State"]["Running"], f"{name} is {container['State']['Status']}")
+        need(settings["RestartPolicy"]["Name"] == "always", f"{name} does not restart by itself")
+        need(not settings["Privileged"], f"{name} is privileged")
+        need(settings["ReadonlyRootfs"], f"{name} can write to its root file system")
+
+
 @pytest.mark.parametrize("probe", ["private", "upstream"])
 def test_docker_pull(probe: str, machine: Machine, host: Any) -> None:
     """docker pulls the {probe} image by its bare name"""
