@@ -231,6 +231,13 @@ def _put(config: Config, path: Path, value: Any) -> None:
     config[path[-1]] = value
 
 
+def nested(path: Path, value: Any) -> Config:
+    """One leaf as nested maps."""
+    config: Config = {}
+    _put(config, path, value)
+    return config
+
+
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Top-level keys whose value differs."""
     return sorted(key for key in {*old, *new} if (key in old) != (key in new) or not same(old.get(key), new.get(key)))

@@ -126,11 +126,14 @@ class DaemonJson:
             fragments[name] = config
         current = self._current()
         composed = self._compose(fragments, current)
+        if not fragments:
+            self._leave(name, composed.config)
+            return
         text = _daemon_json.render(composed.config)
         self.outcome.unknown_keys = composed.unknown
         if text != read_text(self.places.config):
             self._refuse_early(name, text, _daemon_json.render(self._compose(without, current).config))
-        self._write(name, config, composed, text if fragments or composed.config else None)
+        self._write(name, config, composed, text)
 
     def restore_fragment(self, name: str, config: _daemon_json.Config) -> None:
         """Put a fragment back as it was before this run, without a word in the result."""
@@ -189,17 +192,41 @@ class DaemonJson:
             handle.flush()
             return _engines.preflight_docker(self.runner, handle.name)
 
-    def _write(self, name: str, config: _daemon_json.Config, composed: _daemon_json.Composed, text: str | None) -> None:
+    def _write(self, name: str, config: _daemon_json.Config, composed: _daemon_json.Composed, text: str) -> None:
         before = frozenset(self._owned())
         if not composed.owned <= before:  # first, so that a killed run leaves no key without an owner
             self._write_owned(composed.owned | before)
         self.outcome.note(self._put_file(self.fragment_path(name), _daemon_json.render(config) if config else None))
         self.outcome.note(self._put_file(self.places.config, text))
         self._write_owned(composed.owned | (before & self._in_good()))
+        self._close()
+
+    def _close(self) -> None:
         _files.prune_directories(ledger=self.ledger, keep=(), check=self.check)
         if not self.check:
             self.ledger.set("pending", [])
             self.ledger.save()
+
+    def _leave(self, name: str, rest: _daemon_json.Config) -> None:
+        """Take the last fragment out and give the file back: what was there before us, and what was added since."""
+        path = self.places.config
+        backup = self.ledger.backup_path(path)
+        original = _daemon_json.parse(read_text(backup) or "")
+        owned = set(self._owned())
+        for key, value in _daemon_json.leaves(original).items():
+            if key in owned:
+                rest = _daemon_json.overlay(_daemon_json.nested(key, value), rest)
+        self.outcome.note(self._put_file(self.fragment_path(name), None))
+        if path in self.ledger.get("paths"):
+            if not _daemon_json.same(rest, original):
+                self.outcome.note(self._put_file(path, _daemon_json.render(rest) if rest else None))
+                if rest and not self.check:  # from now on it is somebody else's
+                    self.ledger.set("paths", [known for known in self.ledger.get("paths") if known != path])
+                    _files.remove_path(backup)
+            else:
+                self.outcome.note(self._put_file(path, None))
+        self._write_owned(())
+        self._close()
 
     def _put_file(self, path: str, text: str | None) -> _files.Change | None:
         if text is None:
