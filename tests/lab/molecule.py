@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,16 @@ def platforms(scenario: Mapping[str, Any], name: str) -> list[Machine]:
             raise LabError(f"Scenario {name}: platform key '{min(unknown)}' is unknown: it needs one of {needed}.")
         if platform["name"] in {machine.name for machine in plan.MACHINES}:
             raise LabError(f"Scenario {name}: platform '{platform['name']}' is a machine of the lab: it needs another.")
-        found.append(Machine(name=platform["name"], image=platform.get("image", "trixie"), owner=f"molecule/{name}"))
+        image = _image(platform.get("image", "trixie"), os.environ.get("MOLECULE_IMAGE", ""))
+        found.append(Machine(name=platform["name"], image=image, owner=f"molecule/{name}"))
     return found
+
+
+def _image(asked: str, suite: str) -> str:
+    """Image of a platform, on another Debian where MOLECULE_IMAGE names one for the whole run."""
+    if not suite:
+        return asked
+    return suite + ("-docker" if asked.endswith("-docker") else "")
 
 
 def instance(machine: Machine) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from tests.lab.credentials import Account
 from tests.lab.errors import LabError
 
 ACCESS_LOG = "/var/log/squid/access.log"
+
+LINE = re.compile(r"\S+\s+\d+ (?P<client>\S+) (?P<result>\S+) \d+ (?P<method>\S+) (?P<url>\S+) (?P<user>.+) \S+ \S+")
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,18 @@ class Request:
 
     @classmethod
     def parse(cls, line: str) -> Request:
-        """Read a line in squid's native format."""
-        words = line.split()
-        user = unquote(words[7]).replace("\\\\", "\\")
-        return cls(client=words[2], result=words[3], method=words[5], url=words[6], user=user)
+        """Read a line in squid's native format.
+
+        Raises:
+            ValueError: It is none.
+        """
+        match = LINE.fullmatch(line.strip())
+        if match is None:
+            raise ValueError(f"not a line of squid's access log: {line!r}")
+        found = match.groupdict()
+        # Squid percent-encodes what is not printable ASCII and doubles the backslash; a space stays as it is.
+        found["user"] = unquote(found["user"]).replace("\\\\", "\\")
+        return cls(**found)
 
 
 @dataclass
@@ -67,7 +78,7 @@ class Lab:
             client: Only those of this machine, by name.
         """
         text = _gateway(["tail", "-c", f"+{self.mark + 1}", ACCESS_LOG])
-        requests = [Request.parse(line) for line in text.splitlines() if len(line.split()) >= 9]
+        requests = [Request.parse(line) for line in text.splitlines() if LINE.fullmatch(line.strip())]
         return [request for request in requests if client is None or request.client == machines.address(client)]
 
     def reboot(self, name: str) -> None:

@@ -1,0 +1,42 @@
+"""Images are named by what they are made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.lab import golang, paths, recipes
+from tests.lab.recipes import HUB, RECIPES, SEED, Base, Layer
+
+
+def test_every_file_and_parent_and_program_exists() -> None:
+    for recipe in RECIPES.values():
+        assert all((paths.FILES / source).is_file() for source in recipe.files.values())
+        if isinstance(recipe, Layer):
+            assert recipe.parent in RECIPES
+            assert set(recipe.programs) <= set(golang.PROGRAMS)
+
+
+def test_what_is_served_has_a_recipe() -> None:
+    assert set(HUB.values()) | set(SEED.values()) <= set(RECIPES)
+
+
+def test_a_key_changes_with_packages_and_with_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, layer = RECIPES["trixie"], RECIPES["trixie-docker"]
+    assert isinstance(base, Base)
+    before = layer.key()
+    changed = dataclasses.replace(base, packages=(*base.packages, "less"))
+    assert changed.key() != base.key()
+    monkeypatch.setitem(RECIPES, "trixie", changed)
+    assert layer.key() != before
+
+
+def test_a_key_changes_with_a_files_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("one")
+    monkeypatch.setattr(recipes, "FILES", tmp_path)
+    recipe = Base(name="x", suite="trixie", packages=(), files={"/f": "f"})
+    before = recipe.key()
+    (tmp_path / "f").write_text("two")
+    assert recipe.key() != before
