@@ -15,20 +15,20 @@ import typing as t
 import urllib.parse
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 # resolv.conf(5): MAXNS is 3; six search domains and 256 characters were the limits before glibc 2.26, musl keeps them.
 MAX_DNS_SERVERS = 3
 MAX_SEARCH_DOMAINS = 6
 MAX_SEARCH_CHARACTERS = 256
-# RFC 1123, section 2.1, with RFC 1035's lengths.
+# RFC 1123, section 2.1, with RFC 1035's lengths; a last label of digits only would be (part of) an address.
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*\.?$")
+HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?!(?:.*\.)?[0-9]+\.?\Z){_LABEL}(?:\.{_LABEL})*\.?\Z")
 # resolv.conf(5), section options.
 DNS_OPTION = re.compile(
-    r"(ndots|timeout|attempts):\d+$|(rotate|edns0|single-request|single-request-reopen|use-vc|trust-ad|no-aaaa"
-    r"|no-check-names|no-reload|no-tld-query|inet6|ip6-bytestring|ip6-dotint|no-ip6-dotint|debug)$"
+    r"(ndots|timeout|attempts):[0-9]+\Z|(rotate|edns0|single-request|single-request-reopen|use-vc|trust-ad|no-aaaa"
+    r"|no-check-names|no-reload|no-tld-query|inet6|ip6-bytestring|ip6-dotint|no-ip6-dotint|debug)\Z"
 )
 # bcrypt reads no more than 72 bytes of a password.
 MAX_PASSWORD_BYTES = 72
@@ -51,14 +51,15 @@ Rule = t.Callable[[t.Any], Verdict]
 
 
 def shown(value: t.Any) -> str:
-    """Return a value as text for a message: repr-like, one line, at most 80 characters."""
-    text = " ".join(("''" if value == "" else repr(value) if isinstance(value, str) else str(value)).split())
+    """Return a value as text for a message: repr-like, one line, at most 80 characters, no credentials of a URL."""
+    text = " ".join((repr(value) if isinstance(value, str) else str(value)).split())
+    text = re.sub(r"://.*@", "://***@", text)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def port(value: t.Any) -> Verdict:
     """Accept a TCP port, 1 to 65535, as a number or a string of digits."""
-    if isinstance(value, bool) or not re.fullmatch(r"\d{1,5}", str(value)) or not 0 < int(value) < 65536:
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,5}", str(value)) or not 0 < int(value) < 65536:
         return "a port number from 1 to 65535"
     return None
 
@@ -80,20 +81,24 @@ def is_ip(value: t.Any) -> bool:
 
 
 def absolute_path(value: t.Any) -> Verdict:
-    """Accept an absolute path without `..` that is not the root directory."""
-    if isinstance(value, str) and re.fullmatch(r"(/[^/\0]+)+", value) and ".." not in value.split("/"):
+    """Accept an absolute path without `.`, `..` and control characters that is not the root directory."""
+    if (
+        isinstance(value, str)
+        and re.fullmatch(r"(/[^/\x00-\x1f\x7f]+)+", value)
+        and not {".", ".."} & {*value.split("/")}
+    ):
         return None
     return "an absolute path below /, without .. and without a slash at the end"
 
 
 def size(value: t.Any) -> Verdict:
     """Accept a number of bytes with an optional unit k, m, g or t (Docker's and systemd's sizes)."""
-    return None if re.fullmatch(r"\d+[kKmMgGtT]?", str(value)) else "a size such as 10m or 2g"
+    return None if re.fullmatch(r"[0-9]+[kKmMgGtT]?", str(value)) else "a size such as 10m or 2g"
 
 
 def duration(value: t.Any) -> Verdict:
     """Accept a whole number with a unit s, m, h or d."""
-    return None if re.fullmatch(r"\d+[smhd]", str(value)) else "a duration such as 30s, 15m, 12h or 30d"
+    return None if re.fullmatch(r"[0-9]+[smhd]", str(value)) else "a duration such as 30s, 15m, 12h or 30d"
 
 
 def proxy(value: t.Any) -> Verdict:
@@ -102,7 +107,8 @@ def proxy(value: t.Any) -> Verdict:
     RFC 7617 (Basic): the user has no colon; neither part has control characters.
     """
     if not isinstance(value, dict):
-        return "a dictionary with url and, if the proxy asks for them, user and password"
+        needs = "a dictionary with url and, if the proxy asks for them, user and password"
+        return Problem(needs, "", "something else")
     url, user, password = (str(value.get(key) or "") for key in ("url", "user", "password"))
     problems = _proxy_url(url) if url else []
     if not url and (user or password):
@@ -112,32 +118,45 @@ def proxy(value: t.Any) -> Verdict:
         problems.append(Problem(f"a value, because {'user' if user else 'password'} is set", f".{missing}", "empty"))
     if ":" in user:
         needs = "to be without a colon (HTTP Basic authentication can't carry one)"
-        problems.append(Problem(needs, ".user", shown(user)))
+        problems.append(Problem(needs, ".user", shown(user.partition(":")[0] + ":***")))  # the rest may be a password
     for key, text in (("user", user), ("password", password)):
-        if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        if _has_control_characters(text):
             problems.append(Problem("to be without control characters", f".{key}", "a text with control characters"))
     return problems
 
 
+def _has_control_characters(text: str) -> bool:
+    return any(ord(character) < 32 or ord(character) == 127 for character in text)
+
+
 def _proxy_url(url: str) -> list[Problem]:
     example = "for example http://proxy.corp.lab:8080"
-    hidden = shown(re.sub(r"^(\w+://)?.*@", r"\1***@", url))
+    # Whatever stands before an @ may be a password, also where the rest is no URL.
+    hidden = shown(re.sub(r"^([a-z][a-z0-9+.-]*://)?.*@", r"\1***@", url, flags=re.DOTALL | re.IGNORECASE))
+    if "@" in url:
+        return [Problem("no user or password inside: give them as .user and .password, raw", ".url", hidden)]
     if not re.match(r"https?://", url):
         scheme = url.split("://")[0] if "://" in url else ""
         needs = f"the scheme http or https, not {scheme}" if scheme else "a scheme"
         return [Problem(f"{needs}, {example}", ".url", hidden)]
-    if "@" in url:
-        return [Problem("no user or password inside: give them as .user and .password, raw", ".url", hidden)]
-    parts = urllib.parse.urlsplit(url)
+    needs = _url_parts(url)
+    return [Problem(f"{needs}, {example}", ".url", hidden)] if needs else []
+
+
+def _url_parts(url: str) -> str:
+    """Return what a URL with a scheme lacks to be scheme, host and port, nothing else; empty when it is."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # brackets that are not closed
+        return "a host and a port"
     try:
         number = parts.port
     except ValueError:
-        return [Problem(f"a port from 1 to 65535, {example}", ".url", hidden)]
-    if not number or not parts.hostname or host_name(parts.hostname):
-        return [Problem(f"a host and a port, {example}", ".url", hidden)]
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        return [Problem(f"to end after the port, {example}", ".url", hidden)]
-    return []
+        return "a port from 1 to 65535"
+    # urlsplit() drops tabs and line ends without a word; here they would end up in configuration files.
+    if not number or not parts.hostname or host_name(parts.hostname) or _has_control_characters(url):
+        return "a host and a port"
+    return "to end after the port" if parts.path not in ("", "/") or parts.query or parts.fragment else ""
 
 
 def no_proxy(value: t.Any) -> Verdict:
@@ -163,17 +182,16 @@ def _no_proxy_entry(entry: t.Any) -> str:
     if is_ip(bare) or _is_network(text):
         return ""
     name = re.sub(r":\d+$", "", text).removeprefix(".")
-    if not HOST_NAME.match(name) or re.fullmatch(r"[\d.]+(/.*)?", name):
-        return "a name, .suffix, IP address or CIDR"
-    return ""
+    return "" if HOST_NAME.match(name) else "a name, .suffix, IP address or CIDR"
 
 
 def _is_network(text: str) -> bool:
+    """Tell whether a text is a CIDR as Go's net.ParseCIDR takes it: host bits may be set, a netmask may not."""
     try:
-        ipaddress.ip_network(text)
+        ipaddress.ip_network(text, strict=False)
     except ValueError:
         return False
-    return "/" in text
+    return bool(re.search(r"/[0-9]{1,3}\Z", text))
 
 
 def dns_servers(value: t.Any) -> Verdict:
@@ -222,8 +240,10 @@ def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def _expired(certificate: x509.Certificate) -> str:
-    end = certificate.not_valid_after_utc
+def _not_valid_today(certificate: x509.Certificate) -> str:
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if start > _now():
+        return f"a certificate that starts on {start:%Y-%m-%d}"
     return f"a certificate that ended on {end:%Y-%m-%d}" if end < _now() else ""
 
 
@@ -242,9 +262,11 @@ def ca_certificate(value: t.Any) -> Verdict:
     if not found:
         got = "a text that is no certificate"
         return Problem("PEM text of a CA certificate (-----BEGIN CERTIFICATE-----)", "", got)
+    if "PRIVATE KEY-----" in str(value):  # it would be copied to every host, readable by all
+        return Problem("the certificate alone, without its private key", "", "a text with a private key")
     for certificate in found:
-        if expired := _expired(certificate):
-            return Problem("a CA certificate that is valid today", "", expired)
+        if wrong := _not_valid_today(certificate):
+            return Problem("a CA certificate that is valid today", "", wrong)
         if not _is_authority(certificate):
             subject = certificate.subject.rfc4514_string()
             return Problem("the certificate of the CA, not of a server", "", f"the certificate of {subject!r}, no CA")
@@ -275,14 +297,11 @@ def certificate(value: t.Any) -> Verdict:
     chain = load_certificates(value.get("certificate", ""))
     if not chain:
         return Problem("PEM text of a certificate", ".certificate", "a text that is no certificate")
-    if expired := _expired(chain[0]):
-        return Problem("a certificate that is valid today", ".certificate", expired)
-    if chain[0].not_valid_before_utc > _now():
-        start = f"one that starts on {chain[0].not_valid_before_utc:%Y-%m-%d}"
-        return Problem("a certificate that is valid today", ".certificate", start)
+    if wrong := _not_valid_today(chain[0]):
+        return Problem("a certificate that is valid today", ".certificate", wrong)
     try:
         key = serialization.load_pem_private_key(str(value.get("private_key", "")).encode(), password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         return Problem("PEM text of an unencrypted private key", ".private_key", "a text that is no such key")
     if _public_bytes(key.public_key()) != _public_bytes(chain[0].public_key()):
         got = "the key of another certificate"
@@ -295,23 +314,34 @@ def _public_bytes(key: t.Any) -> bytes:
 
 
 def _signed_by(chain: t.Sequence[x509.Certificate], authority_text: str) -> Verdict:
+    if not authority_text:
+        return None
     authorities = load_certificates(authority_text)
     if not authorities:
-        return None
-    for issuer in [*chain[1:], *authorities]:
-        try:
-            chain[0].verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):
-            continue
-        return None
-    issuer_name = chain[0].issuer.rfc4514_string()
-    return Problem("the CA that signed the certificate", ".ca", f"a CA that did not sign it (it was {issuer_name!r})")
+        return Problem("PEM text of the CA's certificate", ".ca", "a text that is no certificate")
+    last, rest = chain[0], list(chain[1:])
+    while not any(_issued(last, authority) for authority in authorities):
+        above = next((issuer for issuer in rest if _issued(last, issuer)), None)
+        if above is None:
+            name = last.issuer.rfc4514_string()
+            return Problem("the CA that signed the certificate", ".ca", f"a CA that did not sign it (it was {name!r})")
+        rest.remove(above)
+        last = above
+    return None
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def users(value: t.Any) -> Verdict:
     """Accept a list of {name, password} with different names; a password has 8 to 72 bytes (bcrypt's limit)."""
     if not isinstance(value, list):
-        return "a list of {name, password}"
+        return Problem("a list of {name, password}", "", "something else")
     problems: list[Problem] = []
     for index, user in enumerate(value):
         if not isinstance(user, dict):
@@ -333,6 +363,10 @@ def _user(user: dict[str, t.Any], path: str) -> list[Problem]:
     elif not 8 <= len(password.encode()) <= MAX_PASSWORD_BYTES:
         problems.append(
             Problem(f"8 to {MAX_PASSWORD_BYTES} bytes", f"{path}.password", f"a text of {len(password.encode())} bytes")
+        )
+    elif _has_control_characters(password):  # RFC 7617, section 2
+        problems.append(
+            Problem("to be without control characters", f"{path}.password", "a text with control characters")
         )
     return problems
 

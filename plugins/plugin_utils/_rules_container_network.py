@@ -27,9 +27,7 @@ def container_network_switches(value: t.Any) -> Verdict:
         )
     proxies = {name: value.get(name) or {} for name in ("http", "https")}
     if not any(proxy.get("url") for proxy in proxies.values()):
-        problems.append(
-            Problem("a url, because containers or builds shall have a proxy", ".http", shown(proxies["http"]))
-        )
+        problems.append(Problem("a url, because containers or builds shall have a proxy", ".http", "without one"))
     for name, proxy in proxies.items():
         problems += _peer(name, proxy)
     return problems

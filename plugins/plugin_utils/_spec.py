@@ -91,6 +91,6 @@ def _fits(kind: str, value: t.Any) -> bool:
 
 
 def _check_elements(name: str, option: t.Mapping[str, t.Any], values: list[t.Any]) -> list[str]:
-    element = {key: option[key] for key in ("options", "choices") if key in option}
+    element = {key: option[key] for key in ("options", "choices", "no_log") if key in option}
     element["type"] = option.get("elements", "raw")
     return [error for index, value in enumerate(values) for error in _check_value(f"{name}[{index}]", element, value)]
