@@ -166,6 +166,11 @@ options:
         type: str
         choices: [restart, reload, none]
         default: restart
+  docker_fragment:
+    description:
+      - What the owner wants of Docker's C(daemon.json), handed to its one writer (M(slipway.platform.docker_daemon))
+        before anything else. An empty dictionary takes it back; the running daemon is not touched.
+    type: dict
   engines:
     description: Container engines to restart if they were started with other inputs than those on disk.
     type: list
@@ -249,6 +254,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.slipway.platform.plugins.module_utils import (
+    _docker_daemon,
     _files,
     _host_state,
     _json_keys,
@@ -315,6 +321,7 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     },
     "refresh": {"type": "list", "elements": "dict", "default": [], "options": REFRESH_SPEC},
     "units": {"type": "list", "elements": "dict", "default": [], "options": UNIT_SPEC},
+    "docker_fragment": {"type": "dict"},
     "engines": {"type": "list", "elements": "str", "choices": ["docker", "containerd"], "default": []},
 }
 
@@ -376,22 +383,33 @@ def _wanted(params: dict[str, t.Any]) -> _host_state.Wanted:
     )
 
 
+def _fragment(params: dict[str, t.Any], *, check: bool) -> _docker_daemon.Outcome:
+    """Hand the owner's part of daemon.json to its writer; nothing where the owner has no such part."""
+    host = _docker_daemon.DockerHost(check=check)
+    if params["docker_fragment"] is None:
+        return host.outcome
+    return host.fragment(params["owner"], params["docker_fragment"])
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     host = _host_state.HostState(owner=module.params["owner"], check=module.check_mode)
     try:
         wanted = _wanted(module.params)
+        fragment = _fragment(module.params, check=module.check_mode)
         outcome = host.present(wanted) if module.params["state"] == "present" else host.absent(wanted)
     except HostError as exc:
         module.fail_json(msg=str(exc))
+    for warning in fragment.warnings:
+        module.warn(warning)
     module.exit_json(
-        changed=outcome.changed,
-        diff=outcome.diffs,
-        changed_paths=outcome.changed_paths,
+        changed=outcome.changed or fragment.changed,
+        diff=fragment.diffs + outcome.diffs,
+        changed_paths=fragment.changed_paths + outcome.changed_paths,
         removed_paths=outcome.removed_paths,
         packages=outcome.packages,
-        actions=outcome.actions,
+        actions=fragment.actions + outcome.actions,
         restarted=outcome.restarted,
     )
 
