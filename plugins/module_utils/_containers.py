@@ -332,7 +332,8 @@ class StackState:
         elif set(stale_networks) & set(wanted.networks):
             why = "its network is made anew"
         if why:
-            return [Step("recreate", wanted.name, why, _shown(known.get("spec", {})), after)]
+            before = _shown(known.get("spec", {}))
+            return [Step("recreate", wanted.name, why, f"{why}\n" if before == after else before, after)]
         return self._plan_drift(wanted, inspected, known)
 
     def _plan_drift(self, wanted: Container, inspected: dict[str, t.Any], known: dict[str, t.Any]) -> list[Step]:

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role registry refuses, beyond the common rules."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import pytest
+from ansible_collections.slipway.platform.plugins.plugin_utils import _rules_registry
+from ansible_collections.slipway.platform.plugins.plugin_utils._rules import Problem
+from ansible_collections.slipway.platform.plugins.plugin_utils._rules_registry import RULES
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+
+def files(*names: str, **changes: str) -> dict[str, str]:
+    """Return what registry_tls is given, with a certificate for the names."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(days=9)
+    )
+    if names:
+        general = [x509.DNSName(name) for name in names]
+        builder = builder.add_extension(x509.SubjectAlternativeName(general), critical=False)
+    certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    given = {"tls": "files", "host": "registry.corp.lab", "certificate": certificate, "private_key": pem, "ca": ""}
+    return given | changes
+
+
+@pytest.mark.parametrize("name", ["registry.corp.lab", "REGISTRY.corp.lab", "*.corp.lab"])
+def test_a_certificate_for_the_host_is_taken(name: str) -> None:
+    assert RULES["registry_tls"](files("other.corp.lab", name)) is None
+
+
+@pytest.mark.parametrize("names", [(), ("other.corp.lab",), ("*.lab",)])
+def test_a_certificate_for_another_host_is_refused(names: tuple[str, ...]) -> None:
+    verdict = RULES["registry_tls"](files(*names))
+    assert isinstance(verdict, Problem)
+    assert verdict.path == ".certificate"
+    assert all(name in (verdict.got or "") for name in names)
+
+
+def test_a_key_of_another_certificate_is_refused_and_not_shown() -> None:
+    other = files("x")["private_key"]
+    verdict = RULES["registry_tls"](files("registry.corp.lab", private_key=other))
+    assert isinstance(verdict, Problem)
+    assert verdict.path == ".private_key"
+    assert other not in str(verdict)
+
+
+@pytest.mark.parametrize("tls", ["own_ca", None])
+def test_files_without_the_switch_are_a_mistake(tls: str | None) -> None:
+    verdict = RULES["registry_tls"]({"tls": tls, "host": "h", "certificate": "x", "private_key": "y"})
+    assert isinstance(verdict, list)
+    assert [item.path for item in verdict if isinstance(item, Problem)] == [".certificate", ".private_key"]
+    assert RULES["registry_tls"]({"tls": tls, "host": "h"}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [(["registry", "10.0.0.5", "::1"], []), (["*.corp"], ["[0]"]), (["ok", "a b", 5.5], ["[1]"])],
+)
+def test_names(value: list[Any], wrong: list[str]) -> None:
+    verdict = RULES["registry_names"](value)
+    assert isinstance(verdict, list)
+    assert [item.path for item in verdict if isinstance(item, Problem)][: len(wrong)] == wrong
+    assert bool(verdict) == bool(wrong)
+
+
+def test_names_are_a_list() -> None:
+    assert RULES["registry_names"]("registry") == "a list of host names and IP addresses"
+
+
+def test_authenticated_pulls_need_a_user() -> None:
+    assert RULES["registry_pull"]({"pull": "anonymous", "users": []}) is None
+    assert RULES["registry_pull"]({"pull": "authenticated", "users": [{}]}) is None
+    verdict = RULES["registry_pull"]({"pull": "authenticated", "users": []})
+    assert isinstance(verdict, Problem)
+    assert verdict.path == ".users"
+
+
+def test_all_rules_are_offered() -> None:
+    assert sorted(_rules_registry.RULES) == ["registry_names", "registry_pull", "registry_tls"]
