@@ -7,14 +7,12 @@ import base64
 import json
 import os
 import shlex
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.testinfra.lab import Lab
 from tests.testinfra.play import Play, run_play
@@ -72,9 +70,8 @@ def serves(host: Any) -> bool:
 
 def started(host: Any) -> list[str]:
     """Return what changes when a container is made anew or restarted."""
-    return host.check_output(
-        f"docker inspect -f '{{{{.Id}}}} {{{{.State.StartedAt}}}}' {REGISTRY} {PROXY}"
-    ).splitlines()
+    form = "'{{.Id}} {{.State.StartedAt}}'"
+    return str(host.check_output(f"docker inspect -f {form} {REGISTRY} {PROXY}")).splitlines()
 
 
 def login(host: Any, user: str, password: str) -> Any:
@@ -95,10 +92,8 @@ def make_image(host: Any, image: str = IMAGE, size: str = "3M") -> None:
 
 
 def served_serial(host: Any) -> str:
-    return host.check_output(
-        f"openssl s_client -connect {NAME} -servername {NAME.split(':')[0]} -CAfile {CA} </dev/null 2>/dev/null"
-        " | openssl x509 -noout -serial"
-    )
+    connect = f"openssl s_client -connect {NAME} -servername {NAME.split(':')[0]} -CAfile {CA}"
+    return str(host.check_output(f"{connect} </dev/null 2>/dev/null | openssl x509 -noout -serial"))
 
 
 def healthy_round(host: Any) -> None:
@@ -216,7 +211,7 @@ def test_docker_stop(host: Any) -> None:
 
 
 def test_crash_after_a_reload(host: Any) -> None:
-    """After `docker kill --signal` with its stop signal a container is not restarted any more; HUP has to be another."""
+    """Docker does not restart a container that was sent its stop signal by `docker kill`; HUP has to be another."""
     host.check_output(f"docker kill --signal HUP {PROXY} && sleep 1")
     pid = host.check_output(f"docker inspect -f '{{{{.State.Pid}}}}' {PROXY}")
     host.check_output("systemctl stop slipway-registry-health.timer")
@@ -269,11 +264,8 @@ def test_certificate_is_renewed_while_somebody_pulls(host: Any) -> None:
     make_image(host, f"{NAME}/team/big:1", "40M")
     assert login(host, *CI).rc == 0
     assert push(host, f"{NAME}/team/big:1").rc == 0
-    manifest = json.loads(
-        host.check_output(
-            f"{CURL} {URL}/v2/team/big/manifests/1 -H 'Accept: application/vnd.docker.distribution.manifest.v2+json'"
-        )
-    )
+    kind = "-H 'Accept: application/vnd.docker.distribution.manifest.v2+json'"
+    manifest = json.loads(host.check_output(f"{CURL} {kind} {URL}/v2/team/big/manifests/1"))
     digest = manifest["layers"][0]["digest"]
     before, serial = started(host), served_serial(host)
     host.check_output(

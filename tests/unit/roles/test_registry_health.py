@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The registry's health program: what it sees, what it says, what it repairs, against a real TLS server and a fake dockerd."""
+"""The registry's health program: what it sees, says and repairs, against a real TLS server and a fake dockerd."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A stack of containers against a docker that only exists in this file: what is planned, done, recorded and repaired."""
+"""A stack of containers, against a docker that exists in this file only: what is planned, done and repaired."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import fcntl
 import itertools
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def docker() -> FakeDocker:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_containers.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
 
 
 WEB = Container(name="web", image=IMAGE, networks=("front", "back"))
@@ -363,7 +364,7 @@ def test_it_waits_until_the_stack_serves(docker: FakeDocker, tmp_path: Path) -> 
 def test_a_stack_that_does_not_serve_says_what_its_containers_said(docker: FakeDocker, tmp_path: Path) -> None:
     docker.ready = [1] * 9
     docker.fail["logs"] = ["panic: no such disk"]
-    with pytest.raises(HostError, match="does not serve: not yet; web last said: .*no such disk"):
+    with pytest.raises(HostError, match=r"does not serve: not yet; web last said: .*no such disk"):
         run(docker, tmp_path, dataclasses.replace(STACK, ready=("probe",), ready_timeout=-1))
 
 
@@ -475,9 +476,13 @@ def test_timestamps(stamp: str, seconds: float) -> None:
 
 
 def test_the_lock_keeps_the_health_unit_out(tmp_path: Path) -> None:
-    with _containers.locked("s", str(tmp_path)), open(tmp_path / "stack-s.lock", encoding="utf-8") as handle:
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    path = tmp_path / "stack-s.lock"
+    with (
+        _containers.locked("s", str(tmp_path)),
+        open(path, encoding="utf-8") as handle,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def test_a_command_without_words_has_a_reason() -> None:

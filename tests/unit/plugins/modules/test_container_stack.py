@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def stacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, _
 
     monkeypatch.setattr(_containers.StackState, "present", outcome("create"))
     monkeypatch.setattr(_containers.StackState, "absent", outcome("remove"))
-    monkeypatch.setattr(container_stack._containers, "locked", lambda name: _containers.contextlib.nullcontext())
+    monkeypatch.setattr(_containers, "locked", lambda name: contextlib.nullcontext())
     return asked
 
 
