@@ -17,7 +17,7 @@ import time
 import typing as t
 
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
-from ansible_collections.slipway.platform.plugins.module_utils._files import write_atomic
+from ansible_collections.slipway.platform.plugins.module_utils._files import one_sentence, write_atomic
 from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
 RUN_DIR = "/run/slipway"
@@ -127,9 +127,11 @@ def _record_path(name: str, run_dir: str) -> str:
 
 def record_inputs(name: str, *, status: UnitStatus, inputs: t.Iterable[str], run_dir: str = RUN_DIR) -> None:
     """Remember which inputs the running instance of a unit was started with."""
-    os.makedirs(run_dir, mode=0o755, exist_ok=True)
     content = json.dumps({"invocation": status.invocation, "fingerprint": fingerprint(inputs)}).encode()
-    write_atomic(path=_record_path(name, run_dir), content=content, mode=0o600, uid=os.geteuid(), gid=os.getegid())
+    path = _record_path(name, run_dir)
+    with one_sentence(path):
+        os.makedirs(run_dir, mode=0o755, exist_ok=True)
+        write_atomic(path=path, content=content, mode=0o600, uid=os.geteuid(), gid=os.getegid())
 
 
 def touches(paths: t.Iterable[str], inputs: t.Sequence[str]) -> bool:

@@ -39,13 +39,16 @@ class FakeHost:
     """Answers commands like a host whose changing parts live below one directory; `calls` holds what it was asked.
 
     answers: results by the start of a command line, given instead of the host's own.
-    available: what apt could install. dies_at: the start of a command line at which the run is killed.
+    available: what apt could install. brings: the unit that a package brings and starts.
+    dies_at: the start of a command line at which the run is killed.
     """
 
     root: Path
     units: dict[str, FakeUnit] = dataclasses.field(default_factory=dict)
     packages: dict[str, FakePackage] = dataclasses.field(default_factory=dict)
     available: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    brings: dict[str, str] = dataclasses.field(default_factory=dict)
+    masked: set[str] = dataclasses.field(default_factory=set)
     answers: dict[str, Result] = dataclasses.field(default_factory=dict)
     journal: list[dict[str, object]] = dataclasses.field(default_factory=list)
     calls: list[str] = dataclasses.field(default_factory=list)
@@ -113,6 +116,9 @@ class FakeHost:
             for unit in self.units.values():
                 unit.needs_reload = False
             return Result(0, "", "")
+        if verb in ("mask", "unmask"):
+            self.masked = self.masked | {*names} if verb == "mask" else self.masked - {*names}
+            return Result(0, "", "")
         for name in names:
             if name not in self.units:
                 return Result(1, "", f"Failed to {verb} {name}: Unit {name} not found.\n")
@@ -150,9 +156,13 @@ class FakeHost:
             for word in words[1:]:
                 name, _, version = word.partition("=")
                 self.packages[name] = FakePackage(version)
+                if unit := self.brings.get(name):
+                    active = "inactive" if unit in self.masked else "active"
+                    self.units[unit] = FakeUnit(active, "enabled", started=time.time())
         elif words[0] == "purge":
             for name in words[1:]:
                 del self.packages[name]
+                self.units.pop(self.brings.get(name, ""), None)
         return Result(0, "", "")
 
     def _apt_cache(self, arguments: Sequence[str]) -> Result:

@@ -4,12 +4,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import pwd
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.slipway.platform.plugins.module_utils import _engines, _files, _host_state, _packages, _units
+from ansible_collections.slipway.platform.plugins.module_utils import (
+    _engines,
+    _files,
+    _host_state,
+    _json_keys,
+    _packages,
+    _units,
+)
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Result
 
@@ -193,6 +202,44 @@ def test_a_wrong_version_is_unheld_replaced_and_held(host: FakeHost) -> None:
     done = both(present, host, packages=[package("a", version="2", hold=True)])
     assert done.packages == ["install a 2", "hold a"]
     assert host.packages["a"] == FakePackage("2", "hold")
+
+
+def test_a_package_that_we_bring_never_starts_what_shall_be_idle(host: FakeHost) -> None:
+    host.available, host.brings = {"a": ["1"]}, {"a": "a.service"}
+    wanted: dict[str, Any] = {"packages": [package("a")], "idle_units": {"a": ["a.service", "a.socket"]}}
+    present(**wanted)
+    assert host.units["a.service"].generation == 0 and host.masked == set()
+    assert (host.units["a.service"].active, host.units["a.service"].file_state) == ("inactive", "disabled")
+    assert not both(present, host, **wanted).changed
+
+
+def test_what_shall_be_idle_is_unmasked_when_apt_fails(host: FakeHost) -> None:
+    host.available = {"a": ["1"]}
+    host.answers["apt-get"] = Result(100, "", "E: broken")
+    with pytest.raises(HostError, match="E: broken"):
+        present(packages=[package("a")], idle_units={"a": ["a.service"]})
+    assert host.did("systemctl unmask *") and host.masked == set()
+
+
+def test_the_units_of_a_package_that_was_there_are_left_alone(host: FakeHost) -> None:
+    host.packages = {"a": FakePackage("1")}
+    host.units = {"a.service": FakeUnit("active", "enabled")}
+    assert not both(present, host, packages=[package("a")], idle_units={"a": ["a.service"]}).changed
+
+
+# --- keys of JSON files ---
+
+
+def test_a_key_in_a_home_comes_and_goes(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    me = pwd.getpwuid(os.geteuid())
+    monkeypatch.setattr(_json_keys, "account_of", lambda _user: pwd.struct_passwd((*me[:5], str(host.root), me[6])))
+    monkeypatch.setattr(_json_keys, "as_user", lambda _account, work: work())
+    key = _json_keys.WantedKey(user="alice", path=".docker/config.json", keys=("a", "b"), value=1)
+    done = both(present, host, json_keys=[key])
+    assert json.loads((host.root / ".docker/config.json").read_text()) == {"a": {"b": 1}}
+    assert done.changed_paths == ["~alice/.docker/config.json a.b"]
+    assert both(present, host).changed
+    assert not (host.root / ".docker").exists()
 
 
 # --- units ---

@@ -280,6 +280,11 @@ def test_a_stopped_unit_leaves_no_record(host: FakeHost, config: Path) -> None:
 # --- errors ---
 
 
+def test_a_record_that_can_not_be_written_is_one_sentence(config: Path) -> None:
+    with pytest.raises(HostError, match=r"^/dev/null/run/a\.service\.json can't be changed: "):
+        _units.record_inputs("a.service", status=status(), inputs=[str(config)], run_dir="/dev/null/run")
+
+
 def test_a_failure_comes_with_the_units_own_words(host: FakeHost) -> None:
     host.answers["systemctl start"] = Result(1, "", "Job for a.service failed.\nSee journalctl.\n")
     host.journal = [
