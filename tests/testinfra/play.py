@@ -63,7 +63,12 @@ def run_play(
         done = subprocess.run(
             ["ansible-playbook", "-i", sources, "-e", f"@{handle.name}", *arguments, str(playbook)],
             cwd=REPOSITORY,
-            env={**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"),
+                "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_FORCE_COLOR": "0",
+            }
             | dict(environment or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
