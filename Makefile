@@ -1,5 +1,5 @@
 # Slipway: `make help` lists what there is.
-SHELL := /bin/bash -o pipefail
+SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 .SHELLFLAGS := -eu -o pipefail -c

@@ -7,13 +7,23 @@ venv=.venv
 
 say() { printf '    %s\n' "$*"; }
 
+find_python() {
+  local name
+  for name in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
+    if "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$name"
+      return
+    fi
+  done
+  return 1
+}
+
 "$here/host.sh"
 
 wanted=$(sha256sum requirements.txt | cut -d' ' -f1)
 if [ "$(cat "$venv/.requirements" 2>/dev/null)" != "$wanted" ]; then
-  python=$(command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
-  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "setup: $python is $("$python" --version): it needs to be Python 3.11 or later." >&2
+  python=$(find_python) || {
+    echo "setup: no Python 3.11 or later among python3, python3.13, python3.12, python3.11: install one." >&2
     exit 1
   }
   "$here/step.sh" "Make the virtual environment with $("$python" --version)" "$python" -m venv --clear "$venv"
