@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.lab import engine, internet, lab, machines, molecule, paths, plan, seed, ssh
+from tests.lab import build, engine, internet, lab, machines, molecule, paths, plan, seed, ssh
 from tests.lab.errors import LabError
 from tests.lab.plan import Machine
 
@@ -136,7 +136,7 @@ def _seed(arguments: argparse.Namespace) -> int:
 
 
 def _images(_: argparse.Namespace) -> int:
-    lab.make_images()
+    build.everything()
     return 0
 
 

@@ -56,6 +56,28 @@ def present(full_tag: str) -> bool:
     return True
 
 
+def extract(name: str, path: str, target: Path) -> None:
+    """Copy a directory out of an image.
+
+    Args:
+        name: A recipe's name.
+        path: The directory in the image.
+        target: What it is called on this host; its parent exists.
+    """
+    container = client().containers.create(ensure(name))
+    try:
+        chunks, _ = container.get_archive(path)
+        with tempfile.TemporaryFile() as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.seek(0)
+            with tarfile.open(fileobj=file) as archive, tempfile.TemporaryDirectory(dir=target.parent) as directory:
+                archive.extractall(directory, filter="data")
+                (Path(directory) / Path(path).name).rename(target)
+    finally:
+        container.remove(force=True)
+
+
 def _load_or_build(name: str) -> None:
     archive = paths.artefacts() / f"image-{name}-{RECIPES[name].key()}.tar"
     if archive.exists():
@@ -67,7 +89,8 @@ def _load_or_build(name: str) -> None:
         with step(f"image {name} from Debian packages"):
             _bootstrap(recipe)
     else:
-        ensure(recipe.parent)
+        for below in (recipe.parent, *recipe.copies):
+            ensure(below)
         with step(f"image {name} on top of {recipe.parent}"):
             _layer(recipe)
     temporary = archive.with_suffix(".part")
@@ -101,6 +124,8 @@ def _bootstrap(recipe: Base) -> None:
 def _layer(recipe: Layer) -> None:
     """Build a layer with the engine's own builder: it needs no plugin and no network but the packages'."""
     text = f"FROM {tag(recipe.parent) if recipe.parent in RECIPES else recipe.parent}\n{recipe.dockerfile}"
+    for name in recipe.copies:
+        text = text.replace(f"@{name}@", tag(name))
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as archive:
         _add(archive, "Dockerfile", text.encode())

@@ -1,4 +1,4 @@
-"""The internet as the company sees it: Docker Hub under its real names, served by a real registry behind nginx."""
+"""The internet as the company sees it: Docker Hub and Docker's packages under their real names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.lab.engine import client
 from tests.lab.errors import LabError
 from tests.lab.paths import FILES
 from tests.lab.progress import step
-from tests.lab.recipes import HUB, RECIPES, SEED
+from tests.lab.recipes import APT_ROOT, HUB, RECIPES, SEED
 
 REGISTRY = """\
 version: 0.1
@@ -35,6 +35,9 @@ http:
   addr: 127.0.0.1:{port}
 """
 
+# Recipes of all that is served.
+MADE_OF = (*HUB.values(), *SEED.values(), "apt")
+
 
 def directory() -> Path:
     """Its configuration, bound into its container at /srv/lab."""
@@ -49,6 +52,9 @@ def write_configuration() -> bool:
     """
     tls = pki.Files(directory() / "tls.crt", directory() / "tls.key")
     changed = pki.ensure(plan.PLAYED_NAMES, tls)
+    # Who signs Docker's packages; handed to docker_engine as text.
+    key = content() / "apt" / "linux" / "debian" / "gpg"
+    paths.write(paths.state() / "docker-apt-key.asc", key.read_text(encoding="ascii"))
     changed = (
         paths.write(directory() / "nginx.conf", (FILES / "internet" / "nginx.conf").read_text(encoding="utf-8"))
         or changed
@@ -57,15 +63,21 @@ def write_configuration() -> bool:
     return paths.write(directory() / "registry.yml", registry) or changed
 
 
+def content_directory() -> Path:
+    """Directory with all that `internet` serves, bound at /srv/hub; named by what it is made of."""
+    served = sorted({**HUB, **SEED, APT_ROOT: "apt"}.items())
+    key = paths.digest(*(f"{reference} {RECIPES[name].key()}" for reference, name in served))
+    return paths.artefacts() / f"hub-{key}"
+
+
 def content() -> Path:
-    """Directory with all that `internet` serves, filled if it is not in the cache; bound at /srv/hub."""
-    key = paths.digest(*(f"{reference} {RECIPES[name].key()}" for reference, name in sorted({**HUB, **SEED}.items())))
-    target = paths.artefacts() / f"hub-{key}"
+    """The same directory, filled if it is not in the cache."""
+    target = content_directory()
     with paths.locked("hub"):
         if not target.exists():
-            for name in (*HUB.values(), *SEED.values()):
+            for name in MADE_OF:
                 images.ensure(name)
-            with step("content of Docker Hub"):
+            with step("what the internet serves"):
                 _fill(target)
     return target
 
@@ -80,6 +92,7 @@ def _fill(target: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     _fill_store(temporary / "registry", HUB)
     _fill_store(temporary / "seed", SEED)
+    images.extract("apt", APT_ROOT, temporary / "apt")
     temporary.rename(target)
 
 

@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from typing import TypeVar
 
-from tests.lab import engine, gateway, images, internet, machines, paths, plan, smoke
+from tests.lab import build, engine, gateway, internet, machines, paths, plan, smoke
 from tests.lab.machines import Form
 from tests.lab.plan import Machine
 from tests.lab.progress import say, step
-from tests.lab.recipes import RECIPES
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,12 +45,13 @@ def up(wanted: Iterable[Machine]) -> None:
         LabError: A step failed; the message says which.
     """
     wanted = list(wanted)
+    build.prepare(machine.image for machine in wanted)
     base()
     with step("machines " + " ".join(machine.name for machine in wanted)):
-        fresh = _together(machines.create, wanted)
+        made = dict(zip(wanted, _together(machines.create, wanted), strict=True))
         gateway.publish_names()
-        _together(lambda machine: machines.wait(machine.name), wanted)
-        _together(lambda machine: smoke.check(machine.name), [wanted[i] for i, new in enumerate(fresh) if new])
+        _together(lambda machine: machines.wait(machine.name, healthy=made[machine]), wanted)
+        _together(lambda machine: smoke.check(machine.name), [machine for machine in wanted if made[machine]])
 
 
 def base() -> None:
@@ -101,13 +101,6 @@ def destroy(names: Iterable[str]) -> list[str]:
     gone = [name for name in names if machines.destroy(name)]
     gateway.publish_names()
     return gone
-
-
-def make_images() -> None:
-    """Make every image of the lab."""
-    for name in RECIPES:
-        images.ensure(name)
-    internet.content()
 
 
 def _together(function: Callable[[T], R], items: Iterable[T]) -> list[R]:

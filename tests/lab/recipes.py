@@ -60,7 +60,8 @@ class Layer:
         parent: Recipe below.
         dockerfile: Text after the FROM line.
         files: Name in the build context to file below tests/lab/files.
-        programs: Name in the build context to Go program (see `tests.lab.golang`).
+        programs: Go programs (see `tests.lab.golang`), under their names in the build context.
+        copies: Other recipes that `COPY --from=@NAME@` takes files from.
     """
 
     name: str
@@ -68,12 +69,14 @@ class Layer:
     dockerfile: str
     files: dict[str, str] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
 
     def key(self) -> str:
         """Hash of everything that decides what comes out."""
         parent = RECIPES[self.parent].key() if self.parent in RECIPES else self.parent
         programs = [PROGRAMS[name].key() for name in self.programs]
-        return digest(parent, self.dockerfile, *_contents(self.files), *programs)
+        copies = [RECIPES[name].key() for name in self.copies]
+        return digest(parent, self.dockerfile, *_contents(self.files), *programs, *copies)
 
 
 Recipe = Base | Layer
@@ -201,6 +204,24 @@ HUB = {
     "library/world:1": "hub-world",
 }
 
+# Docker's package repository, at APT_ROOT in the image.
+APT_ROOT = "/srv/apt"
+_RUNC = Layer(
+    name="apt-runc",
+    parent="bookworm",
+    dockerfile="RUN apt-get -q update && mkdir /srv/runc && cd /srv/runc && apt-get -q download runc\n",
+)
+_APT = Layer(
+    name="apt",
+    parent="trixie",
+    dockerfile="COPY --from=@apt-runc@ /srv/runc /srv/runc\n"
+    + "COPY repackage /usr/local/bin/repackage\n"
+    + "RUN apt-get -q update && apt-get -qy install --no-install-recommends apt-utils gpg-agent"
+    + f" && repackage {APT_ROOT}/linux/debian /srv/runc/*.deb\n",
+    files={"repackage": "apt/repackage"},
+    copies=("apt-runc",),
+)
+
 # What only the private registry gets, and only by `python -m tests.lab seed`.
 SEED = {"hello:1": "hub-hello"}
 
@@ -219,5 +240,7 @@ RECIPES: dict[str, Recipe] = {
         _NGINX,
         _shell("world"),
         _shell("hello"),
+        _RUNC,
+        _APT,
     )
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import golang, paths, recipes
+from tests.lab import build, golang, paths, recipes
 from tests.lab.recipes import HUB, RECIPES, SEED, Base, Layer
 
 
@@ -40,3 +40,8 @@ def test_a_key_changes_with_a_files_content(monkeypatch: pytest.MonkeyPatch, tmp
     before = recipe.key()
     (tmp_path / "f").write_text("two")
     assert recipe.key() != before
+
+
+def test_what_images_stand_on_is_found_once() -> None:
+    foundations, programs = build.needs(["gateway", "internet", "bookworm-docker", "hub-registry-3", "unknown"])
+    assert (foundations, programs) == (["trixie", "bookworm", "debian"], {"registry"})

@@ -1,0 +1,68 @@
+"""Everything that has to be built before machines can be made, at once where the parts don't need each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from tests.lab import golang, images, internet
+from tests.lab.recipes import RECIPES, Base
+
+# Bootstrapping waits for the network and the compiler for the processor: three at a time keep two cores busy.
+AT_ONCE = 3
+
+
+def prepare(names: Iterable[str]) -> None:
+    """Make sure of images and of what `internet` serves.
+
+    Args:
+        names: Recipes of the machines that are wanted.
+
+    Raises:
+        LabError: A part could not be built.
+    """
+    wanted = {"gateway", "internet", *names}
+    filled = internet.content_directory().exists()
+    if not filled:
+        wanted.update(internet.MADE_OF)
+    missing = [name for name in sorted(wanted) if name not in RECIPES or not images.present(images.tag(name))]
+    if not missing and filled:
+        return
+    foundations, programs = needs(missing)
+    if not filled:
+        programs.add("registry")
+    _at_once([*(partial(golang.program, name) for name in programs), *(partial(images.ensure, n) for n in foundations)])
+    _at_once([partial(images.ensure, name) for name in missing])
+    internet.content()
+
+
+def needs(names: Iterable[str]) -> tuple[list[str], set[str]]:
+    """What images stand on.
+
+    Returns:
+        Names of the root directories below them, and of the Go programs in them.
+    """
+    foundations: dict[str, None] = {}
+    programs: set[str] = set()
+    for name in names:
+        recipe = RECIPES.get(name)
+        if isinstance(recipe, Base):
+            foundations[recipe.name] = None
+        elif recipe is not None:
+            programs.update(recipe.programs)
+            below, more = needs([recipe.parent, *recipe.copies])
+            foundations.update(dict.fromkeys(below))
+            programs |= more
+    return list(foundations), programs
+
+
+def everything() -> None:
+    """Build all that the lab knows."""
+    prepare(RECIPES)
+
+
+def _at_once(jobs: list[Callable[[], object]]) -> None:
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        for future in [pool.submit(job) for job in jobs]:
+            future.result()
