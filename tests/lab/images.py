@@ -15,9 +15,12 @@ from tests.lab.engine import client
 from tests.lab.errors import LabError
 from tests.lab.paths import FILES
 from tests.lab.progress import step
-from tests.lab.recipes import RECIPES, Base, Layer
+from tests.lab.recipes import MACHINE_IMAGES, RECIPES, Base, Layer
 
 PREFIX = "slipway-lab/"
+
+# Debian's client: another one first on PATH may not speak to Debian's dockerd.
+DOCKER = "/usr/bin/docker"
 
 
 def tag(name: str) -> str:
@@ -45,6 +48,11 @@ def ensure(name: str) -> str:
         if not present(tag(name)):
             _load_or_build(name)
     return tag(name)
+
+
+def archive(name: str) -> Path:
+    """File in the cache from which an image can be loaded, once it has been built."""
+    return paths.artefacts() / f"image-{name}-{RECIPES[name].key()}.tar"
 
 
 def present(full_tag: str) -> bool:
@@ -78,11 +86,29 @@ def extract(name: str, path: str, target: Path) -> None:
         container.remove(force=True)
 
 
+def remove_all_but(tags: set[str]) -> list[str]:
+    """Remove the lab's other images, but those of containers that exist.
+
+    Returns:
+        Tags that are gone.
+    """
+    gone = []
+    for image in client().images.list():
+        for found in image.tags:
+            if found.startswith(PREFIX) and found not in tags:
+                try:
+                    client().images.remove(found)
+                except docker.errors.APIError:
+                    continue
+                gone.append(found)
+    return gone
+
+
 def _load_or_build(name: str) -> None:
-    archive = paths.artefacts() / f"image-{name}-{RECIPES[name].key()}.tar"
-    if archive.exists():
+    kept = archive(name)
+    if kept.exists():
         with step(f"image {name} from the cache"):
-            _run(["docker", "load", "--quiet", "--input", str(archive)])
+            _run([DOCKER, "load", "--quiet", "--input", str(kept)])
         return
     recipe = RECIPES[name]
     if isinstance(recipe, Base):
@@ -93,9 +119,10 @@ def _load_or_build(name: str) -> None:
             ensure(below)
         with step(f"image {name} on top of {recipe.parent}"):
             _layer(recipe)
-    temporary = archive.with_suffix(".part")
-    _run(["docker", "save", "--output", str(temporary), tag(name)])
-    temporary.rename(archive)
+    if name in MACHINE_IMAGES:
+        temporary = kept.with_suffix(".part")
+        _run([DOCKER, "save", "--output", str(temporary), tag(name)])
+        temporary.rename(kept)
 
 
 def _bootstrap(recipe: Base) -> None:
@@ -118,7 +145,7 @@ def _bootstrap(recipe: Base) -> None:
             command.append(f"--customize-hook={FILES / recipe.hook}")
         command += [recipe.suite, str(root), *sources.lines(recipe.suite, sources.host_archives())]
         _run(command)
-        _run(["docker", "import", "--change", 'CMD ["/bin/bash"]', str(root), tag(recipe.name)])
+        _run([DOCKER, "import", "--change", 'CMD ["/bin/bash"]', str(root), tag(recipe.name)])
 
 
 def _layer(recipe: Layer) -> None:

@@ -244,3 +244,6 @@ RECIPES: dict[str, Recipe] = {
         _APT,
     )
 }
+
+# Only these become containers. The others are ingredients of what `internet` serves, of no use once that is made.
+MACHINE_IMAGES = ("trixie", "bookworm", "trixie-docker", "bookworm-docker", "gateway", "internet")
