@@ -38,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    add("up", _up, "Bring the lab up, or some machines of it.").add_argument("machine", nargs="*")
+    add("up", _up, "Bring the lab up, or some machines of it; gateway and internet come with any.").add_argument(
+        "machine", nargs="*"
+    )
     add("down", _down, "Remove every machine and the networks; caches stay.")
     create = add("create", _create, "Make a machine that is not in the plan.")
     create.add_argument("name")
@@ -66,10 +68,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _up(arguments: argparse.Namespace) -> int:
     known = {machine.name: machine for machine in plan.machines(os.environ.get("PROFILE") or "core")}
-    unknown = [name for name in arguments.machine if name not in known]
+    always = [lab.GATEWAY.name, lab.INTERNET.name]
+    unknown = [name for name in arguments.machine if name not in (*known, *always)]
     if unknown:
-        raise LabError(f"Machine '{unknown[0]}' is not in the plan: it needs one of {', '.join(known)}.")
-    lab.up([known[name] for name in arguments.machine or known])
+        raise LabError(f"Machine '{unknown[0]}' is not in the plan: it needs one of {', '.join([*known, *always])}.")
+    lab.up([known[name] for name in arguments.machine or known if name in known])
     return 0
 
 

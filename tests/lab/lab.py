@@ -47,6 +47,8 @@ def up(wanted: Iterable[Machine]) -> None:
     wanted = list(wanted)
     build.prepare(machine.image for machine in wanted)
     base()
+    if not wanted:
+        return
     with step("machines " + " ".join(machine.name for machine in wanted)):
         made = dict(zip(wanted, _together(machines.create, wanted), strict=True))
         gateway.publish_names()
