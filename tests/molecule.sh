@@ -28,6 +28,7 @@ scenarios=()
 for file in molecule/*/molecule.yml; do
   scenarios+=("$(basename "$(dirname "$file")")")
 done
+# shellcheck disable=SC2016  # the inner shell expands them
 printf '%s\n' "${scenarios[@]}" | xargs -P "${SLIPWAY_WORKERS:-2}" -I{} bash -c 'run_one "$1" "$2"' run {} "$logs"
 failed=$(find "$logs" -name 'molecule-*.failed' | wc -l)
 echo "scenarios: $((${#scenarios[@]} - failed)) passed, $failed failed"
