@@ -138,7 +138,7 @@ def series() -> list[Series]:
         Series(
             "pyinfra, Docker's four operations, nothing to change",
             [str(VENV / "bin/pyinfra"), "-y", str(HERE / "inventory.py"), str(HERE / "deploy.py")],
-            r"Changed: +[1-9]",
+            r"Grand total +\d+ +[1-9]",
         ),
     ]
 
