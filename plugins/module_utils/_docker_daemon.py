@@ -396,9 +396,18 @@ class DockerHost:
         files = []
         if wanted.repository is not None:
             files = _apt_sources.files(wanted.repository, known=state.ledger.get("paths"))
-        if all(package.name != "docker.io" or not package.present for package in wanted.packages):
-            protect_data(check=self.check)
+        self._make_way(wanted.packages)
         self._take_over(state.present(_host_state.Wanted(owner=FRAGMENT, packages=list(wanted.packages), files=files)))
+
+    def _make_way(self, packages: t.Sequence[_packages.WantedPackage]) -> None:
+        """Lift the hold of packages that conflict with wanted ones, and keep their removal from deleting data."""
+        unwanted = [package.name for package in packages if not package.present]
+        installed = _packages.read_installed(unwanted)
+        held = [name for name in unwanted if name in installed and installed[name].held]
+        if held:
+            self._command(["apt-mark", "-qq", "unhold", *held])
+        if "docker.io" in installed:
+            protect_data(check=self.check)
 
     def _leave_containerd(self, state: _host_state.HostState) -> None:
         """Keep containerd where the role containerd (its ledger) wants it too."""

@@ -58,8 +58,10 @@ def docker_repository(value: t.Any) -> Verdict:
     if value.get("source") != "docker":
         return None
     problems = []
-    if not re.match(r"https?://[^/@\s]+", str(value.get("url") or "")):
-        problems.append(Problem("an http or https address without credentials", ".url", shown(value.get("url"))))
+    url = str(value.get("url") or "")
+    if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", url):
+        got = "an address with credentials" if "@" in url else shown(url)
+        problems.append(Problem("an http or https address without credentials", ".url", got))
     if "BEGIN PGP PUBLIC KEY BLOCK" not in str(value.get("key") or ""):
         got = "empty" if not value.get("key") else "not an armoured key"
         problems.append(Problem("the text of the public key that signs Docker's repository", ".key", got))
