@@ -255,7 +255,7 @@ def _environment() -> dict[str, str]:
 
 
 def _host_config(form: Form) -> dict[str, Any]:
-    """How the container is allowed to be a machine: docs/decisions has the reasons."""
+    """How the container is allowed to be a machine: docs/decisions/0009 has the reasons."""
     binds = {str(source): {"bind": target, "mode": "rw"} for source, target in form.binds.items()}
     common: dict[str, Any] = {
         "tmpfs": {"/run": "exec", "/run/lock": "", "/tmp": "exec"},
