@@ -72,7 +72,9 @@ def _up(arguments: argparse.Namespace) -> int:
     unknown = [name for name in arguments.machine if name not in (*known, *always)]
     if unknown:
         raise LabError(f"Machine '{unknown[0]}' is not in the plan: it needs one of {', '.join([*known, *always])}.")
-    lab.up([known[name] for name in arguments.machine or known if name in known])
+    wanted = [known[name] for name in arguments.machine or known if name in known]
+    # The whole lab is what the environment says; bringing up a part must not change the account of the rest.
+    lab.up(wanted, keep_account=bool(arguments.machine))
     return 0
 
 

@@ -42,6 +42,16 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Account:
     return account
 
 
+def chosen(environment: Mapping[str, str], remembered: Account | None) -> Account:
+    """The environment's account where it names one, else the one that the lab has, else the default.
+
+    Raises:
+        LabError: It can't be used in HTTP basic authentication.
+    """
+    named = environment.get("LAB_PROXY_USER") or environment.get("LAB_PROXY_PASSWORD")
+    return remembered if remembered and not named else from_environment(environment)
+
+
 def with_account(text: str, account: Account, owner: str = MAIN) -> str:
     """Content of the proxy's account file with an account set.
 

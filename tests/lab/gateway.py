@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -13,6 +14,8 @@ from tests.lab.credentials import Account
 
 # Docker's own resolver, which every container on a network of ours can ask, forwards to the host's.
 ENGINE_RESOLVER = "127.0.0.11"
+
+REMEMBERED = "proxy.json"
 
 SQUID = """\
 http_port {port}
@@ -114,8 +117,11 @@ def dns_configuration() -> tuple[str, str]:
     )
 
 
-def write_configuration() -> bool:
+def write_configuration(*, keep_account: bool) -> bool:
     """Write all of the gateway's files.
+
+    Args:
+        keep_account: Whether an environment that names no account means the one that the lab has, or the default one.
 
     Returns:
         Whether squid has to read its configuration again. Accounts and names need no such thing.
@@ -124,13 +130,21 @@ def write_configuration() -> bool:
     changed = paths.write(directory() / "squid.conf", squid_configuration(sources.hosts_of(sources.host_archives())))
     changed = paths.write(directory() / "dns-corp.conf", corp) or changed
     changed = paths.write(directory() / "dns-outside.conf", outside) or changed
-    account = credentials.from_environment()
+    account = credentials.chosen(os.environ, _remembered() if keep_account else None)
     set_account(account)
     # What inventory/lab reads, so that a later ansible-playbook knows the account without the environment.
     raw = {"url": f"http://proxy.{plan.ZONE}:{plan.PROXY_PORT}", "user": account.user, "password": account.password}
-    paths.write(paths.state() / "proxy.json", json.dumps(raw), mode=0o600)
+    paths.write(paths.state() / REMEMBERED, json.dumps(raw), mode=0o600)
     cache_directory().mkdir(parents=True, exist_ok=True)
     return changed
+
+
+def _remembered() -> Account | None:
+    text = _text(paths.state() / REMEMBERED)
+    if not text:
+        return None
+    raw = json.loads(text)
+    return Account(raw["user"], raw["password"])
 
 
 def set_account(account: Account, owner: str = credentials.MAIN) -> None:

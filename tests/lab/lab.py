@@ -38,15 +38,19 @@ def internet_form() -> Form:
     )
 
 
-def up(wanted: Iterable[Machine]) -> None:
+def up(wanted: Iterable[Machine], *, keep_account: bool = True) -> None:
     """Bring up networks, gateway, internet and machines; quick when all is there.
+
+    Args:
+        wanted: The machines.
+        keep_account: Whether the proxy keeps its account when the environment names none.
 
     Raises:
         LabError: A step failed; the message says which.
     """
     wanted = list(wanted)
     build.prepare(machine.image for machine in wanted)
-    base()
+    base(keep_account=keep_account)
     if not wanted:
         return
     with step("machines " + " ".join(machine.name for machine in wanted)):
@@ -56,14 +60,15 @@ def up(wanted: Iterable[Machine]) -> None:
         _together(lambda machine: smoke.check(machine.name), [machine for machine in wanted if made[machine]])
 
 
-def base() -> None:
+def base(*, keep_account: bool = True) -> None:
     """Bring up what every machine needs: networks, gateway, internet."""
     with paths.locked("base"):
         for name in engine.clear_leftovers():
             say(f"lab: removed what was left of {name}")
         engine.ensure_networks()
         restart = {
-            GATEWAY: gateway.write_configuration() and ["squid", "lab-dns@corp", "lab-dns@outside"],
+            GATEWAY: gateway.write_configuration(keep_account=keep_account)
+            and ["squid", "lab-dns@corp", "lab-dns@outside"],
             INTERNET: internet.write_configuration() and ["nginx", "lab-registry"],
         }
         gateway.publish_names()

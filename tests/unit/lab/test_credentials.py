@@ -53,6 +53,21 @@ def test_what_basic_authentication_cannot_carry_is_refused(environment: dict[str
         credentials.from_environment(environment)
 
 
+@pytest.mark.parametrize(
+    ("environment", "remembered", "user"),
+    [
+        ({}, None, credentials.DEFAULT_USER),
+        ({}, Account("old", "p"), "old"),
+        ({"LAB_PROXY_USER": "new"}, Account("old", "p"), "new"),
+        ({"LAB_PROXY_PASSWORD": "new"}, Account("old", "p"), credentials.DEFAULT_USER),
+    ],
+)
+def test_the_environment_goes_before_what_the_lab_remembers(
+    environment: dict[str, str], remembered: Account | None, user: str
+) -> None:
+    assert credentials.chosen(environment, remembered).user == user
+
+
 def test_setting_the_same_account_again_changes_nothing() -> None:
     text = credentials.with_account("", Account("u", "p"))
     assert credentials.with_account(text, Account("u", "p")) == text
