@@ -225,7 +225,7 @@ def test_containers_without_builds_are_refused(host: Any) -> None:
 
 
 def test_off_leaves_the_machines_own_servers(host: Any, restored: None) -> None:
-    lists = {f"container_network_dns_{name}": [] for name in ("servers", "search", "options")}
+    lists: dict[str, Any] = {f"container_network_dns_{name}": [] for name in ("servers", "search", "options")}
     switches = {f"container_network_proxy_{name}": False for name in ("containers", "builds")}
     converge(quick=False, **lists, **switches).succeeded()
     own = resolv_conf(host.file("/etc/resolv.conf").content_string)

@@ -19,14 +19,14 @@ openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj "/C
 printf 'subjectAltName=DNS:%s\n' "$name" > extensions
 openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile extensions -out server.crt \
   2> /dev/null
-htpasswd -Bbn puller 's3"cr:e t%{{ 7 }}€' > htpasswd
+htpasswd -Bbc users puller 's3"cr:e t%{{ 7 }}€' 2> /dev/null
 for port in 6001 6002; do
   cat > "registry-$port.yml" << YAML
 version: 0.1
 storage: {filesystem: {rootdirectory: /srv/test/data}}
 http: {addr: ":$port", tls: {certificate: /srv/test/server.crt, key: /srv/test/server.key}}
 YAML
-  test "$port" = 6001 || echo 'auth: {htpasswd: {realm: test, path: /srv/test/htpasswd}}' >> "registry-$port.yml"
+  test "$port" = 6001 || echo 'auth: {htpasswd: {realm: test, path: /srv/test/users}}' >> "registry-$port.yml"
   cat > "/etc/systemd/system/test-registry-$port.service" << UNIT
 [Service]
 ExecStart=/usr/bin/docker-registry serve /srv/test/registry-$port.yml
@@ -45,7 +45,7 @@ systemctl restart containerd
 
 echo hello > hello.txt
 tar -c hello.txt | docker import - hello:1 > /dev/null
-for _ in $(seq 50); do curl -sf --cacert ca.crt "https://$name:6001/v2/" > /dev/null && break || sleep 0.2; done
+curl -sf --retry 20 --retry-connrefused --retry-delay 1 --cacert ca.crt "https://$name:6001/v2/" > /dev/null
 mkdir -p trust
 cp ca.crt trust/
 skopeo copy -q --dest-cert-dir trust docker-daemon:hello:1 "docker://$name:6001/library/hello:1"

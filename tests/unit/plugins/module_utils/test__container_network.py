@@ -74,7 +74,8 @@ def test_a_login_longer_than_squids_buffer_is_refused() -> None:
 
 
 def test_off_is_nothing() -> None:
-    for settings in ({"containers": False, "builds": False}, {"http": {}, "https": {}}):
+    cases: list[dict[str, Any]] = [{"containers": False, "builds": False}, {"http": {}, "https": {}}]
+    for settings in cases:
         assert _container_network.host_state(network(**settings)) == {
             "packages": [],
             "files": [],
