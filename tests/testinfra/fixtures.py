@@ -22,6 +22,18 @@ from tests.testinfra.lab import Lab
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+# Variables that say how a machine is reached.
+CONNECTION = (
+    "ansible_connection",
+    "ansible_host",
+    "ansible_port",
+    "ansible_private_key_file",
+    "ansible_ssh_common_args",
+    "ansible_ssh_extra_args",
+    "ansible_ssh_private_key_file",
+    "ansible_user",
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose the machines."""
@@ -85,8 +97,38 @@ def read_inventory(config: pytest.Config) -> dict[str, Any]:
     if result.returncode:
         pytest.exit(f"The inventory {' '.join(sources)} can't be read: {result.stderr.strip()}", returncode=2)
     inventory: dict[str, Any] = json.loads(result.stdout)
+    if "{{" in result.stdout:
+        resolve(inventory, command[2:])
     config._slipway_inventory = inventory  # type: ignore[attr-defined]
     return inventory
+
+
+def resolve(inventory: dict[str, Any], arguments: list[str]) -> None:
+    """Put values in place of templates in what a connection needs; `ansible-inventory` prints them as they stand.
+
+    Args:
+        inventory: What it printed; changed in place.
+        arguments: The same --inventory and --limit.
+    """
+    wanted = ", ".join(f"'{name}': {name} | default('')" for name in CONNECTION)
+    command = ["ansible", "all", *arguments, "-m", "ansible.builtin.debug", "-a", f"msg={{{{ {{{wanted}}} }}}}"]
+    environment = {
+        **os.environ,
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+        "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
+    }
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    if result.returncode:
+        pytest.exit(
+            f"The inventory's connection variables can't be resolved: {(result.stderr or result.stdout)[-1000:]}",
+            returncode=2,
+        )
+    # Other callbacks may print before and after.
+    answer, _ = json.JSONDecoder().raw_decode(result.stdout, result.stdout.index("{"))
+    answers = answer["plays"][0]["tasks"][0]["hosts"]
+    for name, found in answers.items():
+        known = {key: value for key, value in found["msg"].items() if value != ""}
+        inventory["_meta"]["hostvars"].setdefault(name, {}).update(known)
 
 
 def _default_inventory() -> list[str]:
