@@ -165,6 +165,12 @@ def _authorization(auth: t.Mapping[str, t.Any]) -> str:
     return f"Basic {auth['auth']}" if auth.get("auth") else ""
 
 
+def hide(text: str) -> str:
+    """Hide a registry's credentials in a configuration that is shown."""
+    secret = r'(?m)^(\s*"?(?:auth|authorization|identitytoken|password)"?\s*=\s*)(?!\[).*$'
+    return re.sub(secret, r'\1"***"', _engines.mask(text))
+
+
 # --- One host ---------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +237,7 @@ class ContainerdHost:
             outcome.act(f"{verb} containerd: {reason}")
 
     def _outcome(self, done: _host_state.Outcome) -> Outcome:
+        done.diffs = [{part: hide(text) for part, text in diff.items()} for diff in done.diffs]
         values = {field.name: getattr(done, field.name) for field in dataclasses.fields(done)}
         return Outcome(**values, warnings=self.warnings)
 

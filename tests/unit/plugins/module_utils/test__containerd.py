@@ -248,3 +248,11 @@ def test_check_of_removal_changes_nothing(lab: Lab) -> None:
     lab.run().present(SETTINGS)
     assert lab.run(check=True).absent().changed
     assert lab.config.exists()
+
+
+def test_credentials_of_an_older_configuration_are_not_shown(lab: Lab) -> None:
+    lab.config.write_text(LEGACY.replace('"p"', '"s3cret"'))
+    outcome = lab.run().present(SETTINGS)
+    assert "sandbox_image" in str(outcome.diffs)
+    assert [secret for secret in ("s3cret", "dTpw") if secret in str(outcome.diffs)] == []
+    assert [secret for secret in ("s3cret", "dTpw") if secret in str(lab.run().absent().diffs)] == []
