@@ -62,10 +62,11 @@ def create(machine: Machine, form: Form | None = None) -> bool:
     Raises:
         LabError: The engine refuses.
     """
-    existing = engine.find(machine.container)
-    if existing:
-        if _is_as_wanted(existing, machine, form):
-            return _start_existing(existing)
+    container = engine.find(machine.container)
+    if container:
+        # "created" is what is left of a run that was cut off before the machine had its keys.
+        if container.status != "created" and _is_as_wanted(container, machine, form):
+            return _start_existing(machine.name, container)
         destroy(machine.name)
     full_tag = images.ensure(machine.image)
     try:
@@ -84,11 +85,30 @@ def create(machine: Machine, form: Form | None = None) -> bool:
     return True
 
 
-def _start_existing(container: Any) -> bool:
+def _start_existing(name: str, container: Any) -> bool:
     if container.status == "running":
         return False
-    container.start()
+    try:
+        try:
+            container.start()
+        except docker.errors.APIError:
+            # A dockerd that was killed can remember the container as still being on its networks.
+            _reconnect(container)
+            container.start()
+    except docker.errors.APIError as error:
+        how = f"`python -m tests.lab destroy {name}` and up again"
+        raise LabError(
+            f"Machine {name} can't be started: {error.explanation}. A new one can be had by {how}."
+        ) from error
     return True
+
+
+def _reconnect(container: Any) -> None:
+    """Take a container off its networks and put it back under the same addresses."""
+    for name, endpoint in container.attrs["NetworkSettings"]["Networks"].items():
+        wanted = (endpoint.get("IPAMConfig") or {}).get("IPv4Address")
+        client().api.disconnect_container_from_network(container.id, name, force=True)
+        client().api.connect_container_to_network(container.id, name, ipv4_address=wanted)
 
 
 def destroy(name: str) -> bool:
