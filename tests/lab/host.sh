@@ -47,6 +47,8 @@ install_packages() {
   say "packages: installing ${missing[*]}"
   as_root apt-get -qq update
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends "${missing[@]}" >/dev/null
+  # Debian 13 has the client in a package of its own.
+  [ -x "$docker" ] || as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install docker-cli >/dev/null
   say "packages: done in $((SECONDS - start)) s"
 }
 
