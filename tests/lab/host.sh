@@ -60,8 +60,9 @@ remove_stale_pid_files() {
   for file in /var/run/docker.pid /var/run/docker/containerd/containerd.pid; do
     [ -e "$file" ] || continue
     pid=$(as_root cat "$file")
-    case "$(cat "/proc/$pid/comm" 2>/dev/null)" in
-      dockerd | containerd) ;;
+    # The program, not the name: a process that is dead but not yet reaped has lost its program and kept its name.
+    case "$(as_root readlink "/proc/$pid/exe")" in
+      */dockerd | */containerd) ;;
       *) as_root rm -f "$file" ;;
     esac
   done
