@@ -21,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 MACHINE = "container-network"
 IMAGE = "debian:13"
 FORWARDER = "http://172.17.0.1:3128"
+UPDATE = "apt-get -o APT::Update::Error-Mode=any update"
 UNIT = "slipway-proxy-forwarder.service"
 PROXY_URL = "http://proxy.corp.lab:8080"
 HOSTILE = [
@@ -62,8 +63,14 @@ def requests(lab: Lab, part: str) -> list[Request]:
 
 @pytest.fixture(scope="module", autouse=True)
 def image(hosts: dict[str, Any]) -> None:
+    """Have an image, and one with curl, which only the proxy can bring."""
     host = hosts[MACHINE]
     assert host.run(f"docker image inspect {IMAGE} >/dev/null || docker pull -q {IMAGE}").rc == 0
+    recipe = f"FROM {IMAGE}\nRUN {UPDATE} && apt-get install -y --no-install-recommends curl && env > /environment\n"
+    host.check_output("mkdir -p /srv/build && printf %s > /srv/build/Dockerfile", recipe)
+    if host.run("docker image inspect built:1").rc != 0:
+        done = host.run("docker build -t built:1 /srv/build")
+        assert done.rc == 0, done.stderr
 
 
 @pytest.fixture
@@ -89,6 +96,13 @@ def network(host: Any) -> Iterator[str]:
 def restored() -> Iterator[None]:
     """Bring the scenario's own values back after a test that changed them."""
     yield
+    converge().succeeded()
+
+
+@pytest.fixture
+def engine_restored() -> Iterator[None]:
+    """The same after a test that changed what the engine reads."""
+    yield
     converge(quick=False).succeeded()
 
 
@@ -111,7 +125,7 @@ def test_a_users_network_resolves_the_company_and_its_own_containers(host: Any, 
 def test_apt_in_a_container_uses_the_proxy_under_the_right_user(
     host: Any, lab: Lab, main_account: credentials.Account
 ) -> None:
-    done = inside(host, "apt-get -o APT::Update::Error-Mode=any update")
+    done = inside(host, UPDATE)
     assert done.rc == 0, done.stderr
     log = requests(lab, "debian")
     assert {(item.user, item.result.rpartition("/")[2][0]) for item in log} <= {
@@ -124,22 +138,15 @@ def test_apt_in_a_container_uses_the_proxy_under_the_right_user(
 def test_another_container_and_the_companys_machines_are_reached_directly(host: Any, lab: Lab, network: str) -> None:
     address = host.check_output("docker inspect -f '{{(index .NetworkSettings.Networks \"test-net\").IPAddress}}' web")
     urls = f"http://{address}:8000/ http://web:8000/"
-    done = inside(host, f"curl -sS {urls}", f"--network {network}")
+    done = inside(host, f"curl -sS {urls}", f"--network {network}", image="built:1")
     assert done.stdout == "herehere", done.stderr
-    inside(host, "curl -s -m 3 http://proxy.corp.lab:1/")
+    inside(host, "curl -s -m 3 http://proxy.corp.lab:1/", image="built:1")
     time.sleep(1)
     assert [item.url for item in lab.squid_log(MACHINE) if "web" in item.url or ".corp.lab" in item.url] == []
     assert [item.url for item in lab.squid_log(MACHINE) if address in item.url] == []
 
 
-def test_a_build_uses_the_proxy_and_its_image_holds_no_secret(
-    host: Any, lab: Lab, main_account: credentials.Account
-) -> None:
-    recipe = f"FROM {IMAGE}\nRUN apt-get -o APT::Update::Error-Mode=any update && env > /environment\n"
-    host.check_output("mkdir -p /srv/build && printf %s > /srv/build/Dockerfile", recipe)
-    done = host.run("docker build --no-cache -t built:1 /srv/build")
-    assert done.rc == 0, done.stderr
-    assert requests(lab, "debian") != []
+def test_a_build_used_the_proxy_and_its_image_holds_no_secret(host: Any, main_account: credentials.Account) -> None:
     environment = inside(host, "cat /environment", image="built:1").stdout
     assert f"http_proxy={FORWARDER}" in environment
     kept = host.check_output("docker image inspect built:1; docker history --no-trunc built:1")
@@ -203,7 +210,7 @@ def test_a_hostile_account_passes_the_forwarder(host: Any, lab: Lab, restored: N
     with lab.proxy_account(user, password, MACHINE):
         play = converge(proxy={"url": PROXY_URL, "user": user, "password": password}).succeeded()
         assert leaks_in(play.output, [Secret(password, user)]) == []
-        done = inside(host, "apt-get -o APT::Update::Error-Mode=any update")
+        done = inside(host, UPDATE)
         assert done.rc == 0, done.stderr
         assert {item.user for item in requests(lab, "debian")} == {user}
         assert leaks_on(host, [Secret(password, user)]) == []
@@ -224,7 +231,7 @@ def test_containers_without_builds_are_refused(host: Any) -> None:
     assert "container_network_proxy_builds is false: it needs to be true as well" in play.output
 
 
-def test_off_leaves_the_machines_own_servers(host: Any, restored: None) -> None:
+def test_off_leaves_the_machines_own_servers(host: Any, engine_restored: None) -> None:
     lists: dict[str, Any] = {f"container_network_dns_{name}": [] for name in ("servers", "search", "options")}
     switches = {f"container_network_proxy_{name}": False for name in ("containers", "builds")}
     converge(quick=False, **lists, **switches).succeeded()
@@ -235,7 +242,7 @@ def test_off_leaves_the_machines_own_servers(host: Any, restored: None) -> None:
     assert "proxies" not in json.loads(host.file("/home/ops/.docker/config.json").content_string)
 
 
-def test_a_machine_whose_resolver_containers_cannot_reach_is_refused(host: Any, restored: None) -> None:
+def test_a_machine_whose_resolver_containers_cannot_reach_is_refused(host: Any) -> None:
     host.check_output("cp /etc/resolv.conf /run/resolv.saved && echo nameserver 127.0.0.1 > /etc/resolv.conf")
     try:
         play = converge(container_network_dns_servers=[])
@@ -252,7 +259,7 @@ def test_the_forwarder_survives_a_reboot_and_its_own_death(host: Any, lab: Lab) 
         if host.run(f"systemctl is-active {UNIT}").stdout.strip() == "active":
             break
         time.sleep(0.5)
-    assert inside(host, "apt-get -o APT::Update::Error-Mode=any update").rc == 0
+    assert inside(host, UPDATE).rc == 0
 
 
 def test_zz_removal_gives_everything_back(host: Any) -> None:
@@ -261,7 +268,7 @@ def test_zz_removal_gives_everything_back(host: Any) -> None:
     assert not host.package("squid").is_installed
     assert not host.file(f"/etc/systemd/system/{UNIT}").exists
     assert not host.file("/etc/slipway/proxy_forwarder").exists
-    assert not host.file("/root/.docker").exists
+    assert not host.file("/root/.docker/config.json").exists
     assert json.loads(host.file("/home/ops/.docker/config.json").content_string) == {
         "detachKeys": "ctrl-x",
         "auths": {"elsewhere.corp.lab": {"auth": "b3duOmxvZ2lu"}},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Builds tests/lab/cri, the small program that pulls images as the kubelet does, by the CRI."""
+"""Builds tests/lab/files/cri, the small program that pulls images as the kubelet does, by the CRI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).parent / "cri"
+SOURCE = Path(__file__).parent / "files" / "cri"
 
 
 class CriBuildError(Exception):
@@ -42,7 +42,7 @@ def go_command() -> str:
 
 
 def build(source: Path = SOURCE) -> Path:
-    """Returns the path of a static Linux binary of tests/lab/cri, built at most once for each state of its source.
+    """Returns the path of a static Linux binary of tests/lab/files/cri, built at most once for each state of its source.
 
     Raises CriBuildError with the compiler's own words.
     """
