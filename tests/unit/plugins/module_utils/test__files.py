@@ -170,6 +170,7 @@ def test_the_mode_of_a_directory_is_set(tmp_path: Path, ledger: _files.Ledger) -
     path.mkdir(mode=0o777)
     change = ensure(wanted(path, kind="directory", mode=0o700), ledger)
     assert change is not None and change.diff["after"].startswith("directory mode 0700")
+    assert change.diff["before"].startswith("directory mode 07")
     assert mode(path) == 0o700
     assert ledger.get("directories") == []  # it was there before us
 
@@ -251,12 +252,14 @@ def test_the_original_is_kept_once_and_restored(tmp_path: Path, ledger: _files.L
     path.chmod(0o600)
     for content in ("one\n", "two\n"):
         ensure(wanted(path, content), ledger)
+    originals = Path(ledger.state_dir, "originals")
+    assert mode(originals) == 0o700, "an original may be a secret"
     change = _files.forget(str(path), ledger=ledger, check=True)
     assert change is not None and change.action == "restored" and path.read_text() == "two\n"
     assert _files.forget(str(path), ledger=ledger, check=False) == change
     assert path.read_text() == "original\n" and mode(path) == 0o600
     assert ledger.get("paths") == []
-    assert not os.path.exists(os.path.join(ledger.state_dir, "originals"))
+    assert not originals.exists()
 
 
 def test_a_file_of_ours_is_removed(tmp_path: Path, ledger: _files.Ledger) -> None:
@@ -297,6 +300,17 @@ def test_a_copy_cut_short_is_never_taken_for_the_original(
     ensure(wanted(path), again)
     _files.forget(str(path), ledger=again, check=False)
     assert path.read_text() == "original\n"
+
+
+def test_a_link_is_kept_though_a_killed_run_left_its_copy(tmp_path: Path, ledger: _files.Ledger) -> None:
+    path = tmp_path / "a"
+    path.symlink_to("/elsewhere")
+    partial = Path(ledger.backup_path(str(path)) + ".slipway-new")
+    partial.parent.mkdir(parents=True)
+    partial.symlink_to("/elsewhere")
+    ensure(wanted(path), ledger)
+    _files.forget(str(path), ledger=ledger, check=False)
+    assert os.readlink(path) == "/elsewhere"
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
@@ -374,6 +388,14 @@ def test_a_secret_is_in_no_diff(tmp_path: Path, ledger: _files.Ledger, file_mode
     assert None not in steps
     assert "PASSWORD" not in str(steps)
     assert ledger.get("secrets") == []
+
+
+def test_each_secret_stays_one(tmp_path: Path, ledger: _files.Ledger) -> None:
+    for name in ("a", "b"):
+        ensure(wanted(tmp_path / name, f"PASSWORD {name}", secret=True), ledger)
+    again = reloaded(ledger)
+    for name in ("a", "b"):
+        assert "PASSWORD" not in str(_files.forget(str(tmp_path / name), ledger=again, check=False))
 
 
 def test_a_file_that_becomes_a_secret_is_one(tmp_path: Path, ledger: _files.Ledger) -> None:

@@ -423,6 +423,16 @@ def test_a_killed_run_is_finished_or_undone_by_the_next(host: FakeHost, dies_at:
     assert not absent(refresh=[TRUST]).changed
 
 
+def test_what_a_removed_file_calls_for_is_due_until_it_works(host: FakeHost) -> None:
+    present(files=[file(host.root / "a")], refresh=[TRUST])
+    host.dies_at = "update-ca-certificates"
+    for act in (present, absent):
+        with pytest.raises(KeyboardInterrupt):
+            act(refresh=[TRUST])
+    host.dies_at = ""
+    assert both(absent, host, refresh=[TRUST]).actions == ["update-ca-certificates"]
+
+
 def test_owners_do_not_meet(host: FakeHost) -> None:
     present(files=[file(host.root / "a")])
     other = _host_state.HostState(owner="other", check=False)
