@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every linter, the drift of generated pages included; all of them run before the verdict.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 export ANSIBLE_CONFIG=$PWD/ansible.cfg
 failed=()
 check() {

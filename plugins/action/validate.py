@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 import os
 import pkgutil
 import typing as t
+from pathlib import Path
 
 import yaml
 from ansible.errors import AnsibleActionFail
@@ -30,6 +33,29 @@ def all_rules() -> dict[str, _rules.Rule]:
 
 # Read when the plugin is loaded, which ansible-core does once in the parent of all workers.
 RULES = all_rules()
+
+
+def collection_digest() -> str:
+    """Return a digest of what turns input into a machine's state: the roles and the plugins."""
+    found = hashlib.sha256()
+    for part in ("roles", "plugins"):
+        for path in sorted(Path(ROLES).parent.joinpath(part).rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                found.update(str(path).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
+COLLECTION = collection_digest()
+
+
+def digest(values: t.Mapping[str, t.Any]) -> str:
+    """Return a digest of the roles' input and the collection: the same means the same wanted state.
+
+    It is salted with the collection's digest and expensive to compute (RFC 7914), because passwords are among the
+    values and a digest may stand in a log.
+    """
+    text = json.dumps(values, sort_keys=True, default=str).encode()
+    return hashlib.scrypt(text, salt=COLLECTION.encode(), n=2**13, r=8, p=1, dklen=32).hex()
 
 
 def check_os(facts: t.Mapping[str, t.Any]) -> tuple[str, str]:
@@ -79,30 +105,36 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "roles": {"type": "list", "elements": "str"},
                 "rules": {"type": "dict", "default": {}},
                 "together": {"type": "list", "elements": "dict", "default": []},
+                "system": {"type": "bool", "default": True},
             },
             mutually_exclusive=[("role", "roles"), ("roles", "rules"), ("roles", "together")],
             required_one_of=[("role", "roles")],
         )
-        error, notice = check_os(variables.get("ansible_facts", {}))
+        error, notice = check_os(variables.get("ansible_facts", {})) if arguments["system"] else ("", "")
         errors = [error] if error else []
+        values: dict[str, t.Any] = {}
         for role in arguments["roles"] or []:
-            errors += self._check(own_arguments(role), {**self._role_variables(role), **variables})
+            errors += self._check(own_arguments(role), {**self._role_variables(role), **variables}, values)
         if arguments["role"]:
-            errors += self._check(arguments, variables)
+            errors += self._check(arguments, variables, values)
         if errors:
             raise AnsibleActionFail("\n".join(errors), result={"errors": errors})
-        result: dict[str, t.Any] = {"changed": False}
+        result: dict[str, t.Any] = {"changed": False, "digest": digest(values)}
         if notice:
             result["warnings"] = [notice]
         return result
 
-    def _check(self, arguments: dict[str, t.Any], variables: t.Mapping[str, t.Any]) -> list[str]:
+    def _check(
+        self, arguments: dict[str, t.Any], variables: t.Mapping[str, t.Any], found: dict[str, t.Any]
+    ) -> list[str]:
+        """Return a sentence per mistake; adds the values that were checked to found."""
         options = read_options(arguments["role"])
         together = arguments.get("together") or []
         rules = arguments.get("rules") or {}
         names = {*options, *rules, *(name for item in together for name in item["vars"].values())}
         templar = self._templar.copy_with_new_env(available_variables=variables)
         values = templar.template({name: variables[name] for name in names if name in variables})
+        found.update(values)
         return _spec.check(options, values) or apply_rules(rules, together, values)
 
     def _role_variables(self, role: str) -> dict[str, t.Any]:

@@ -46,6 +46,10 @@ options:
         description: Dictionary from the rule's part (C(certificate), C(private_key), C(ca)) to a variable's name.
         type: dict
         required: true
+  system:
+    description: Whether the operating system is checked too. A play that has no facts yet does that later.
+    type: bool
+    default: true
 attributes:
   check_mode:
     description: Changes nothing, so it runs in check mode as always.
@@ -72,6 +76,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+digest:
+  description: Digest of everything that was checked and of the collection, for M(slipway.platform.converged).
+  returned: success
+  type: str
 errors:
   description: One sentence per mistake.
   returned: failure

@@ -7,5 +7,5 @@ printf '\n\033[1m==> %s\033[0m\n' "$text"
 start=$SECONDS
 status=0
 "$@" || status=$?
-printf '\033[1m<== %s: %s, %d s\033[0m\n' "$text" "$([ "$status" = 0 ] && echo done || echo "FAILED ($status)")" $((SECONDS - start))
+printf '\033[1m<== %s: %s, %d s\033[0m\n' "$text" "$([ "$status" = 0 ] && echo "done" || echo "FAILED ($status)")" $((SECONDS - start))
 exit "$status"

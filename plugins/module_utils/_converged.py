@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Is a machine still as the last run left it? One look at everything our ledgers know, instead of every role again.
+
+A run that ends well records a digest of its input and a snapshot of the machine: packages, files, units, group
+members. The next run with the same input ends early where the snapshot is still true. Any difference, also a harmless
+one, only means that the roles look again: what they repair is decided by them, never here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import grp
+import hashlib
+import json
+import os
+import pwd
+import stat
+import typing as t
+
+from ansible_collections.slipway.platform.plugins.module_utils import _engines, _files, _packages, _units
+from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
+
+RECORD = "converged.json"
+Snapshot = dict[str, str]
+
+
+def _ledgers(state_dir: str) -> t.Iterator[dict[str, list[str]]]:
+    for path in sorted(glob.glob(os.path.join(state_dir, "ledger", "*.json"))):
+        with open(path, encoding="utf-8") as handle, contextlib.suppress(ValueError):
+            yield json.load(handle)
+
+
+def _paths(ledgers: t.Sequence[t.Mapping[str, list[str]]], state_dir: str) -> set[str]:
+    """Return every path that a role has written, that an engine reads, and the ledgers themselves."""
+    found = {path for ledger in ledgers for key in ("paths", "directories") for path in ledger.get(key, [])}
+    found |= {path for engine in _engines.ENGINES.values() for pattern in engine.inputs for path in glob.glob(pattern)}
+    found |= {"/etc/os-release", *glob.glob(os.path.join(state_dir, "ledger", "*.json"))}
+    for ledger in ledgers:
+        for entry in map(json.loads, ledger.get("json_keys", [])):
+            with contextlib.suppress(KeyError):
+                found.add(os.path.join(pwd.getpwnam(entry["user"]).pw_dir, entry["path"]))
+    return found
+
+
+def describe(path: str) -> str:
+    """Return kind, mode, owner, time and a digest of the content of a path; empty when there is nothing."""
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return ""
+    text = f"{info.st_mode:o} {info.st_uid}:{info.st_gid}"
+    if stat.S_ISLNK(info.st_mode):
+        return f"{text} {os.readlink(path)}"
+    if not stat.S_ISREG(info.st_mode):
+        return text
+    # O_NOFOLLOW: a user may swap his own file for a link between the two calls.
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as stream:
+        return f"{text} {info.st_mtime_ns} {hashlib.sha256(stream.read()).hexdigest()}"
+
+
+def _unit_states(names: t.Sequence[str], runner: Runner) -> Snapshot:
+    return {
+        f"unit {name}": f"{unit.state} enabled={unit.enabled} needs_reload={unit.needs_reload} exists={unit.exists}"
+        for name, unit in _units.show(names, runner=runner).items()
+    }
+
+
+def _own_units(paths: t.Iterable[str]) -> set[str]:
+    """Return our unit files that run on their own: a oneshot's state changes by itself, its timer's does not."""
+    prefix = "/etc/systemd/system/"
+    names = {path.removeprefix(prefix) for path in paths if path.startswith(prefix)}
+    names = {name for name in names if "/" not in name and "." in name}
+    return {name for name in names if not (name.endswith(".service") and name.replace(".service", ".timer") in names)}
+
+
+def take(
+    *, state_dir: str = _files.STATE_DIR, status_path: str = _packages.DPKG_STATUS, runner: Runner = run
+) -> Snapshot:
+    """Return the snapshot of this machine: what is looked at, and how it is."""
+    ledgers = list(_ledgers(state_dir))
+    paths = _paths(ledgers, state_dir)
+    snapshot = {path: describe(path) for path in paths}
+    packages = {name for ledger in ledgers for key in ("packages", "held") for name in ledger.get(key, [])}
+    installed = _packages.read_installed(sorted(packages), status_path=status_path)
+    snapshot.update({f"package {name}": str(installed.get(name)) for name in packages})
+    units = {engine.unit for engine in _engines.ENGINES.values()} | _own_units(paths)
+    snapshot.update(_unit_states(sorted(units), runner))
+    with contextlib.suppress(KeyError):
+        snapshot["group docker"] = " ".join(sorted(grp.getgrnam("docker").gr_mem))
+    return snapshot
+
+
+def difference(before: t.Mapping[str, str], now: t.Mapping[str, str]) -> list[str]:
+    """Return the names of what differs, sorted."""
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+
+
+def recorded(*, state_dir: str = _files.STATE_DIR) -> dict[str, t.Any]:
+    """Return what the last good run recorded; empty when there is nothing that can be read."""
+    try:
+        with open(os.path.join(state_dir, RECORD), encoding="utf-8") as handle:
+            data = json.load(handle)
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def check(
+    key: str, digest: str, *, state_dir: str = _files.STATE_DIR, runner: Runner = run, **places: str
+) -> list[str]:
+    """Return why the machine is not as the last good run with this input left it; empty when it is."""
+    record = recorded(state_dir=state_dir).get(key)
+    if not isinstance(record, dict):
+        return ["no run has ended well here yet"]
+    if record.get("digest") != digest:
+        return ["the input or the collection has changed"]
+    return difference(record.get("snapshot", {}), take(state_dir=state_dir, runner=runner, **places))
+
+
+def record(key: str, digest: str, *, state_dir: str = _files.STATE_DIR, runner: Runner = run, **places: str) -> None:
+    """Remember that a run with this input has ended well, and how the machine is now."""
+    data = recorded(state_dir=state_dir)
+    data[key] = {"digest": digest, "snapshot": take(state_dir=state_dir, runner=runner, **places)}
+    _files.make_private_dirs(state_dir)
+    path = os.path.join(state_dir, RECORD)
+    _files.write_atomic(path=path, content=json.dumps(data, indent=1).encode(), mode=0o600)
+
+
+def forget(*, state_dir: str = _files.STATE_DIR) -> None:
+    """Drop the record, so that the next run looks at everything."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(state_dir, RECORD))
