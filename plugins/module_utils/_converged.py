@@ -83,7 +83,7 @@ def take(
     paths = _paths(ledgers, state_dir)
     snapshot = {path: describe(path) for path in paths}
     packages = {name for ledger in ledgers for key in ("packages", "held") for name in ledger.get(key, [])}
-    installed = _packages.read_installed(sorted(packages), status_path=status_path)
+    installed = _packages.read_installed(sorted(packages))
     snapshot.update({f"package {name}": str(installed.get(name)) for name in packages})
     units = {engine.unit for engine in _engines.ENGINES.values()} | _own_units(paths)
     snapshot.update(_unit_states(sorted(units), runner))
@@ -116,19 +116,13 @@ def check(
         return ["no run has ended well here yet"]
     if record.get("digest") != digest:
         return ["the input or the collection has changed"]
-    return difference(record.get("snapshot", {}), take(state_dir=state_dir, runner=runner, **places))
+    return difference(record.get("snapshot", {}), take(state_dir=state_dir, runner=runner))
 
 
-def record(key: str, digest: str, *, state_dir: str = _files.STATE_DIR, runner: Runner = run, **places: str) -> None:
+def record(key: str, digest: str, *, state_dir: str = _files.STATE_DIR, runner: Runner = run) -> None:
     """Remember that a run with this input has ended well, and how the machine is now."""
     data = recorded(state_dir=state_dir)
-    data[key] = {"digest": digest, "snapshot": take(state_dir=state_dir, runner=runner, **places)}
+    data[key] = {"digest": digest, "snapshot": take(state_dir=state_dir, runner=runner)}
     _files.make_private_dirs(state_dir)
     path = os.path.join(state_dir, RECORD)
     _files.write_atomic(path=path, content=json.dumps(data, indent=1).encode(), mode=0o600)
-
-
-def forget(*, state_dir: str = _files.STATE_DIR) -> None:
-    """Drop the record, so that the next run looks at everything."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(state_dir, RECORD))

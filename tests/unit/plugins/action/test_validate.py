@@ -99,7 +99,7 @@ def test_supported_systems(role: Path, name: str, version: str, notice: str) -> 
     facts = {"distribution": name, "distribution_major_version": version.split(".")[0], "distribution_version": version}
     assert validate.check_os(facts) == ("", notice)
     result = act({"role": "web"}, {"web_port": 1}, facts)
-    assert result == {"changed": False, **({"warnings": [notice]} if notice else {})}
+    assert (result["changed"], result.get("warnings", [])) == (False, [notice] if notice else [])
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,24 @@ def test_a_verdict_becomes_sentences(verdict: _rules.Verdict, expected: list[str
 
 def test_good_input_passes(role: Path) -> None:
     variables = {"web_port": "6001", "web_size": "10m", "other_role_port": []}
-    assert act({"role": "web", "rules": {"web_port": "port"}}, variables) == {"changed": False}
+    assert act({"role": "web", "rules": {"web_port": "port"}}, variables)["changed"] is False
+
+
+def test_the_system_can_be_checked_later(role: Path) -> None:
+    assert act({"role": "web", "system": False}, {"web_port": 1}, {})["changed"] is False
+
+
+def test_the_digest_changes_with_the_input_alone(role: Path) -> None:
+    digests = [
+        act({"role": "web"}, variables)["digest"] for variables in ({"web_port": 1}, {"web_port": 1}, {"web_port": 2})
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_digest_is_of_the_roles_own_variables(role: Path) -> None:
+    assert (
+        act({"role": "web"}, {"web_port": 1, "other": 5})["digest"] == act({"role": "web"}, {"web_port": 1})["digest"]
+    )
 
 
 def test_all_mistakes_of_a_kind_come_at_once(role: Path) -> None:
@@ -247,4 +264,4 @@ def test_a_role_asks_for_rules_and_variables_that_there_are(path: Path) -> None:
 
 def test_the_documentation_knows_the_options() -> None:
     options = yaml.safe_load(documentation.DOCUMENTATION)["options"]
-    assert set(options) == {"role", "roles", "rules", "together"}
+    assert set(options) == {"role", "roles", "rules", "system", "together"}

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What makes a play look at a machine again, and what does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible_collections.slipway.platform.plugins.module_utils import _converged, _engines, _files
+
+from tests.unit.fakes import FakeHost, FakePackage, FakeUnit
+
+KEY, DIGEST = "nodes", "d1"
+
+
+@pytest.fixture
+def machine(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    """Return a machine on which a role has written a file and brought a package, and an engine runs."""
+    config = host.root / "daemon.json"
+    config.write_text("{}", encoding="utf-8")
+    engine = _engines.Engine(
+        name="docker", unit="docker.service", config=str(config), inputs=(str(host.root / "*.json"),),
+        preflight=lambda _runner, _path: "", prove=lambda _runner, _path: "", ping=lambda _runner, _path: "",
+    )  # fmt: skip
+    monkeypatch.setattr(_engines, "ENGINES", {"docker": engine})
+    host.units["docker.service"] = FakeUnit(active="active", file_state="enabled")
+    host.packages["docker.io"] = FakePackage(version="26.1", selection="hold")
+    (host.root / "written.conf").write_text("a", encoding="utf-8")
+    ledger = _files.Ledger(owner="role", state_dir=host.state_dir)
+    ledger.set("paths", [str(host.root / "written.conf")])
+    ledger.set("packages", ["docker.io"])
+    ledger.save()
+    _converged.record(KEY, DIGEST, state_dir=host.state_dir, runner=host)
+    return host
+
+
+def check(host: FakeHost, digest: str = DIGEST) -> list[str]:
+    return _converged.check(KEY, digest, state_dir=host.state_dir, runner=host)
+
+
+def test_a_machine_as_it_was_left_is_unchanged(machine: FakeHost) -> None:
+    assert check(machine) == []
+
+
+def test_the_record_is_for_root_only(machine: FakeHost) -> None:
+    assert os.stat(os.path.join(machine.state_dir, _converged.RECORD)).st_mode & 0o777 == 0o600
+
+
+def _edit(host: FakeHost) -> str:
+    path = host.root / "written.conf"
+    path.write_text("b", encoding="utf-8")
+    return str(path)
+
+
+def _chmod(host: FakeHost) -> str:
+    path = host.root / "written.conf"
+    path.chmod(0o666)
+    return str(path)
+
+
+def _remove(host: FakeHost) -> str:
+    path = host.root / "written.conf"
+    path.unlink()
+    return str(path)
+
+
+def _link(host: FakeHost) -> str:
+    path = host.root / "written.conf"
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+    return str(path)
+
+
+def _downgrade(host: FakeHost) -> str:
+    host.packages["docker.io"].version = "20.10"
+    return "package docker.io"
+
+
+def _unhold(host: FakeHost) -> str:
+    host.packages["docker.io"].selection = "install"
+    return "package docker.io"
+
+
+def _purge(host: FakeHost) -> str:
+    del host.packages["docker.io"]
+    return "package docker.io"
+
+
+def _stop(host: FakeHost) -> str:
+    host.units["docker.service"].active = "inactive"
+    return "unit docker.service"
+
+
+def _disable(host: FakeHost) -> str:
+    host.units["docker.service"].file_state = "disabled"
+    return "unit docker.service"
+
+
+def _stale(host: FakeHost) -> str:
+    host.units["docker.service"].needs_reload = True
+    return "unit docker.service"
+
+
+def _new_input(host: FakeHost) -> str:
+    path = host.root / "new.json"
+    path.write_text("{}", encoding="utf-8")
+    return str(path)
+
+
+DRIFTS = [_edit, _chmod, _remove, _link, _downgrade, _unhold, _purge, _stop, _disable, _stale, _new_input]
+
+
+@pytest.mark.parametrize("drift", DRIFTS, ids=lambda function: function.__name__.strip("_"))
+def test_drift_is_seen_and_named(machine: FakeHost, drift: Callable[[FakeHost], str]) -> None:
+    assert drift(machine) in check(machine)
+
+
+def test_another_input_is_another_state(machine: FakeHost) -> None:
+    assert check(machine, "d2") == ["the input or the collection has changed"]
+
+
+def test_an_unknown_machine_is_looked_at(host: FakeHost) -> None:
+    assert check(host) == ["no run has ended well here yet"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"nodes": 1}'])
+def test_a_broken_record_costs_a_full_run_and_no_more(machine: FakeHost, text: str) -> None:
+    Path(machine.state_dir, _converged.RECORD).write_text(text, encoding="utf-8")
+    assert check(machine) == ["no run has ended well here yet"]
+
+
+def test_a_second_key_keeps_the_first(machine: FakeHost) -> None:
+    _converged.record("registry", "d9", state_dir=machine.state_dir, runner=machine)
+    assert check(machine) == []
+
+
+def test_a_users_json_file_is_looked_at(host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    me = pwd.getpwuid(os.getuid())
+    fields = list(me)
+    fields[5] = str(tmp_path)
+    monkeypatch.setattr(pwd, "getpwnam", lambda _name: pwd.struct_passwd(fields))
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    ledger = _files.Ledger(owner="role", state_dir=host.state_dir)
+    ledger.set("json_keys", [json.dumps({"user": me.pw_name, "path": "config.json"})])
+    ledger.save()
+    assert str(tmp_path / "config.json") in _converged.take(state_dir=host.state_dir, runner=host)
+
+
+def test_a_timers_oneshot_is_not_a_state(host: FakeHost) -> None:
+    prefix = "/etc/systemd/system/"
+    paths = [prefix + name for name in ("a.timer", "a.service", "b.service", "docker.service.d/x.conf")]
+    assert _converged._own_units(paths) == {"a.timer", "b.service"}
+
+
+def test_directories_and_what_is_gone_have_a_description(tmp_path: Path) -> None:
+    assert _converged.describe(str(tmp_path)) != ""
+    assert _converged.describe(str(tmp_path / "nothing")) == ""
