@@ -5,7 +5,7 @@
 
 Without arguments: one round, for the systemd timer. It always exits 0; what is wrong goes to the journal once when it
 begins and once when it ends (and every six hours in between), and to the state file.
-With --check: change nothing, print what is wrong, exit 1 if a user would notice.
+With --ready, for the role: set the read-only switch, repair nothing, print what is wrong, exit 1 if users would notice.
 
 Only the standard library, Python 3.11 or later. dockerd is asked on its socket (Docker Engine API, unversioned paths).
 """
@@ -374,15 +374,16 @@ def one_round(config: Config, docker: Docker) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one round, or with --check only say what is wrong; return the exit status."""
+    """Run one round, or with --ready only say what is wrong; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a user would notice")
+    parser.add_argument("--ready", action="store_true", help="repair nothing; exit 1 if a user would notice")
     parser.add_argument("--config", default=CONFIG)
     args = parser.parse_args(argv)
     with open(args.config, encoding="utf-8") as handle:
         config = Config(**json.load(handle))
-    if args.check:
-        findings, _ = look(config)
+    if args.ready:
+        findings, stop_pushes = look(config)
+        switch(config, stop_pushes)
         print("\n".join(findings.problems.values()))
         # A nearly full disk and an old certificate are told, but what runs is what was asked for.
         harmless = {"disk"} if findings.stale_certificate else {"disk", "certificate"}

@@ -299,12 +299,13 @@ def run_main(config: Any, tmp_path: Path, *arguments: str) -> int:
 def test_check_says_what_a_user_would_notice(
     config: Any, front: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_main(config, tmp_path, "--check") == 0
-    assert run_main(changed(config, min_free=10**18), tmp_path, "--check") == 0
+    assert run_main(config, tmp_path, "--ready") == 0
+    assert os.listdir(config.run_dir) == []
+    assert run_main(changed(config, min_free=10**18), tmp_path, "--ready") == 0
     assert "pushes are refused" in capsys.readouterr().out
     front["/healthz"] = 502
-    assert run_main(config, tmp_path, "--check") == 1
-    assert os.listdir(config.run_dir) == []
+    assert run_main(config, tmp_path, "--ready") == 1
+    assert os.listdir(config.run_dir) == [], "a switch that is not due is taken back"
 
 
 def test_a_round_waits_for_no_lock(
