@@ -7,9 +7,18 @@ import functools
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.slipway.platform.plugins.module_utils import _host_state, _packages, _units
 
 from tests.unit.fakes import FakeHost
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the warnings of modules. Where a test has imported the controller's side, they are not in the result."""
+    said: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _self, text: said.append(text))
+    return said
 
 
 @pytest.fixture

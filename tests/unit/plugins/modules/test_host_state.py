@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.slipway.platform.plugins.module_utils import _docker_daemon
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
@@ -244,14 +243,12 @@ class FakeDocker:
         return self.outcome
 
 
-def test_a_fragment_goes_to_its_writer(module: Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(AnsibleModule, "warn", lambda _self, text: said.append(text))
+def test_a_fragment_goes_to_its_writer(module: Module, monkeypatch: pytest.MonkeyPatch, warned: list[str]) -> None:
     monkeypatch.setattr(_docker_daemon, "DockerHost", FakeDocker)
     for check in (True, False):
         done = module(check=check, docker_fragment={"debug": True})
         assert done["changed"] is True and done["changed_paths"] == ["/etc/web.json"]
-    assert said == ["{'debug': True} (check: True)", "{'debug': True} (check: False)"]
+    assert warned == ["{'debug': True} (check: True)", "{'debug': True} (check: False)"]
     assert module()["changed"] is False
     assert module(docker_fragment={"debug": "maybe"})["msg"] == "daemon.json has debug twice"
 
