@@ -19,6 +19,7 @@ from tests.unit.plugins.module_utils import proxy_consumers as consumers
 
 ROOT = Path(__file__).resolve().parents[4]
 FILTERS = FilterModule().filters()
+SOURCES = {"environment": "lookup('ansible.builtin.env', 'HOSTILE')", "inventory": "hostile", "vault": "vaulted"}
 TEMPLATE = "{{ 7 * 7 }}{% set x = 1 %}{# gone #}"
 
 
@@ -64,7 +65,7 @@ def test_errors_say_what_is_wanted_without_secrets(name: str, value: Any, words:
 
 
 def test_braces_in_a_password_are_never_evaluated(tmp_path: Path) -> None:
-    """Through a real ansible-playbook: from the environment as it is, and from a variable as !unsafe."""
+    """Through a real ansible-playbook: from the environment, from a variable as !unsafe, and from an inline vault."""
     expression = (
         "{{ {'http': {'url': 'http://p:1', 'user': 'u', 'password': PASSWORD}}"
         " | slipway.platform.proxy_variables | slipway.platform.systemd_environment_file }}"
@@ -78,15 +79,25 @@ def test_braces_in_a_password_are_never_evaluated(tmp_path: Path) -> None:
                 "content": expression.replace("PASSWORD", source),
             },
         }
-        for name, source in (("environment", "lookup('ansible.builtin.env', 'HOSTILE')"), ("inventory", "hostile"))
+        for name, source in SOURCES.items()
     ]
     playbook = tmp_path / "play.yml"
     text = yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}])
     playbook.write_text(text, encoding="utf-8")
     variables = tmp_path / "vars.yml"
-    variables.write_text(f"hostile: !unsafe {json.dumps(TEMPLATE)}\n", encoding="utf-8")
+    key = tmp_path / "key"
+    key.write_text("key of the vault", encoding="utf-8")
+    programs = Path(sys.executable).parent
+    vaulted = subprocess.run(
+        [programs / "ansible-vault", "encrypt_string", "--vault-password-file", key, "--stdin-name", "vaulted"],
+        input=TEMPLATE,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    variables.write_text(f"hostile: !unsafe {json.dumps(TEMPLATE)}\n{vaulted}\n", encoding="utf-8")
     done = subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "-vvv", "--diff",
+        [programs / "ansible-playbook", "--vault-password-file", key, "-i", "localhost,", "-c", "local", "-vvv", "--diff",
          "-e", "ansible_python_interpreter={{ ansible_playbook_python }}", "-e", f"@{variables}", playbook],
         cwd=ROOT,
         env={**os.environ, "HOSTILE": TEMPLATE, "ANSIBLE_LOCALHOST_WARNING": "0"},
@@ -95,6 +106,6 @@ def test_braces_in_a_password_are_never_evaluated(tmp_path: Path) -> None:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("environment", "inventory"):
+    for name in SOURCES:
         found = consumers.read_environment_file((tmp_path / name).read_text(encoding="utf-8"))
         assert consumers.credentials_of(found["HTTP_PROXY"]) == ("u", TEMPLATE)
