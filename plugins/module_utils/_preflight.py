@@ -197,7 +197,7 @@ def _judge_credentials(headers: t.Sequence[str], proxy: _proxy.Proxy) -> str:
         return f"answered 407 and offers only {schemes}: it needs to offer Basic authentication"
     if not proxy.user:
         return "answered 407 (authentication required) and no user is set: it needs user and password"
-    return f"answered 407 (authentication required) to user {proxy.user!r}: it needs the right user and password"
+    return f"answered 407 (authentication required) to user '{proxy.user}': it needs the right user and password"
 
 
 def docker_proxies(path: str) -> list[str]:

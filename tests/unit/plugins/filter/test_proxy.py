@@ -97,8 +97,9 @@ def test_braces_in_a_password_are_never_evaluated(tmp_path: Path) -> None:
     ).stdout
     variables.write_text(f"hostile: !unsafe {json.dumps(TEMPLATE)}\n{vaulted}\n", encoding="utf-8")
     done = subprocess.run(
-        [programs / "ansible-playbook", "--vault-password-file", key, "-i", "localhost,", "-c", "local", "-vvv", "--diff",
-         "-e", "ansible_python_interpreter={{ ansible_playbook_python }}", "-e", f"@{variables}", playbook],
+        [programs / "ansible-playbook", "--vault-password-file", key, "-i", "localhost,", "-c", "local",
+         "-vvv", "--diff", "-e", "ansible_python_interpreter={{ ansible_playbook_python }}", "-e", f"@{variables}",
+         playbook],
         cwd=ROOT,
         env={**os.environ, "HOSTILE": TEMPLATE, "ANSIBLE_LOCALHOST_WARNING": "0"},
         capture_output=True,

@@ -76,7 +76,7 @@ def test_no_credentials_no_header() -> None:
     [
         (
             b"HTTP/1.1 407 X\r\nProxy-Authenticate: Basic realm=x\r\n\r\n",
-            r"407 (authentication required) to user 'corp",
+            "to user 'corp\\svc': it needs the right",
         ),
         (b"HTTP/1.0 407 X\r\n\r\n", "needs the right user and password"),
         (
