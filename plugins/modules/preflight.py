@@ -58,8 +58,8 @@ options:
         required: true
   refuse_docker_proxies:
     description:
-      - Whether C(proxies) in C(/etc/docker/daemon.json) is a failure. dockerd uses it before the environment that the
-        role docker_proxy gives it, so both at once mean that one of them silently has no effect.
+      - Whether C(proxies) in C(/etc/docker/daemon.json) is a failure beside any of O(proxies). dockerd uses it before
+        the environment that the role docker_proxy gives it, so one of the two would silently have no effect.
     type: bool
     default: false
   timeout:
@@ -213,7 +213,7 @@ def main() -> None:
     failures: list[str] = []
     probes = _probes(params["proxies"], failures)
     names = [_preflight.Name(item["variable"], item["name"]) for item in params["names"] if item["name"]]
-    if params["refuse_docker_proxies"]:
+    if params["refuse_docker_proxies"] and probes:
         _docker_config(failures)
     report = _preflight.check(probes, names, seconds=params["timeout"])
     failures += report.failures

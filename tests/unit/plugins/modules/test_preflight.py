@@ -84,7 +84,10 @@ def test_a_broken_daemon_json_is_a_failure(
     config = tmp_path / "daemon.json"
     config.write_text("{", encoding="utf-8")
     monkeypatch.setattr(preflight, "DOCKER_CONFIG", str(config))
-    assert "is not JSON" in call(capsys, refuse_docker_proxies=True)["msg"]
+    monkeypatch.setattr(_preflight, "check", lambda *_args, **_more: _preflight.Report())
+    proxy = {"variable": "docker_proxy_http", "url": "http://p:1"}
+    assert "is not JSON" in call(capsys, proxies=[proxy], refuse_docker_proxies=True)["msg"]
+    assert "msg" not in call(capsys, refuse_docker_proxies=True), "a machine without a proxy of ours may have its own"
 
 
 def test_what_was_checked_is_a_fact_without_the_password(
