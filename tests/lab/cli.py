@@ -38,9 +38,9 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    add("up", _up, "Bring the lab up, or some machines of it; gateway and internet come with any.").add_argument(
-        "machine", nargs="*"
-    )
+    up = add("up", _up, "Bring the lab up, or some machines of it; gateway and internet come with any.")
+    up.add_argument("machine", nargs="*")
+    up.add_argument("--packages", action="store_true", help="see that they get packages through the proxy")
     add("down", _down, "Remove every machine and the networks; caches stay.")
     create = add("create", _create, "Make a machine that is not in the plan.")
     create.add_argument("name")
@@ -75,6 +75,8 @@ def _up(arguments: argparse.Namespace) -> int:
     wanted = [known[name] for name in arguments.machine or known if name in known]
     # The whole lab is what the environment says; bringing up a part must not change the account of the rest.
     lab.up(wanted, keep_account=bool(arguments.machine))
+    if arguments.packages:
+        lab.check_packages(wanted)
     return 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
+from urllib.parse import quote
 
 from tests.lab import credentials, engine, paths, plan, sources
 from tests.lab.credentials import Account
@@ -145,6 +146,13 @@ def _remembered() -> Account | None:
         return None
     raw = json.loads(text)
     return Account(raw["user"], raw["password"])
+
+
+def proxy_url() -> str:
+    """The proxy with the lab's account in it, each part percent-encoded once."""
+    account = _remembered() or credentials.from_environment()
+    user, password = quote(account.user, safe=""), quote(account.password, safe="")
+    return f"http://{user}:{password}@proxy.{plan.ZONE}:{plan.PROXY_PORT}"
 
 
 def set_account(account: Account, owner: str = credentials.MAIN) -> None:

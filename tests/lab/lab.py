@@ -87,6 +87,16 @@ def _runs(machine: Machine) -> bool:
     return container is not None and container.status == "running"
 
 
+def check_packages(wanted: Iterable[Machine]) -> None:
+    """See that machines get Debian's packages through the proxy.
+
+    Raises:
+        LabError: One does not.
+    """
+    with step("packages through the proxy"):
+        _together(lambda machine: smoke.check_packages(machine.name), wanted)
+
+
 def down() -> list[str]:
     """Remove everything of the lab, molecule's machines included; caches stay.
 

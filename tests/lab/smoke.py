@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.lab import machines, plan
+from tests.lab import gateway, machines, plan
 from tests.lab.errors import LabError
 
 # Without credentials the proxy has to answer 407: then name server, gateway and squid all work.
@@ -11,6 +11,7 @@ PROXY = (
     " && printf 'GET http://lab.invalid/ HTTP/1.0\\r\\n\\r\\n' >&3 && timeout 5 head -n 1 <&3"
 )
 WAY_OUT = f"timeout 0.7 bash -c '</dev/tcp/{plan.INTERNET}/443'"
+CLEAN = "rm -rf /run/lab-lists; exit $rc"
 
 
 def check(name: str) -> None:
@@ -29,17 +30,14 @@ def check(name: str) -> None:
         raise LabError(f"Machine {name} reaches {plan.INTERNET} without the proxy: the network is not internal.")
 
 
-def check_packages(name: str, proxy: str) -> None:
-    """Let a machine's apt read its archives through the proxy.
-
-    Args:
-        name: The machine.
-        proxy: URL with user and password, percent-encoded.
+def check_packages(name: str) -> None:
+    """Let a machine's apt read its archives through the proxy; leaves nothing behind.
 
     Raises:
         LabError: It could not.
     """
-    code, output = _run(name, f"apt-get -q -o Acquire::http::Proxy='{proxy}' update")
+    options = f"-o Acquire::http::Proxy='{gateway.proxy_url()}' -o Dir::State::lists=/run/lab-lists"
+    code, output = _run(name, f"mkdir -p /run/lab-lists/partial && apt-get -q {options} update; rc=$?; {CLEAN}")
     if code:
         raise LabError(f"Machine {name} gets no packages through the proxy: {output[-800:]}")
 
