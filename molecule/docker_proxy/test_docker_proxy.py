@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import random
 import time
 import urllib.parse
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.slipway.platform.plugins.module_utils import _proxy
 
 from tests.lab import credentials
 from tests.testinfra.lab import Lab, Request, log_size
@@ -131,6 +134,28 @@ def test_nobody_learns_the_password(host: Any, main_account: credentials.Account
         assert leaks_in(shown, [secret]) == []
     assert host.file("/etc/slipway/docker_proxy").mode == 0o700
     assert host.file("/etc/slipway/docker_proxy/https.env").mode == 0o600
+
+
+def test_systemd_reads_back_any_value(host: Any) -> None:
+    """The real systemd, and not only the parser in the unit tests: a hundred values through both kinds of file."""
+    chance = random.Random(1)
+    letters = " '\"%$\\{}#;@:/!?&=+`|<>*~^()[],abcnx0127äß€漢🐳"
+    values = {f"V{number}": "".join(chance.choices(letters, k=30)) for number in range(100)}
+    unit = "/run/systemd/system/slipway-test.service"
+    texts = {
+        "/run/slipway-test.env": _proxy.systemd_environment_file({f"FILE_{k}": v for k, v in values.items()}),
+        unit: "[Service]\nType=oneshot\nExecStart=/usr/bin/env -0\nStandardOutput=truncate:/run/slipway-test.out\n"
+        "EnvironmentFile=/run/slipway-test.env\n"
+        + _proxy.systemd_environment({f"UNIT_{k}": v for k, v in values.items()}),
+    }
+    for path, text in texts.items():
+        host.check_output(f"echo {base64.b64encode(text.encode()).decode()} | base64 -d > {path}")
+    host.check_output("systemctl daemon-reload && systemctl start slipway-test.service")
+    entries = host.run("cat /run/slipway-test.out").stdout_bytes.decode().split("\0")
+    found = dict(entry.split("=", 1) for entry in entries if "=" in entry)
+    host.check_output(f"rm {unit} /run/slipway-test.env /run/slipway-test.out && systemctl daemon-reload")
+    assert {name: found.get(f"FILE_{name}") for name in values} == values
+    assert {name: found.get(f"UNIT_{name}") for name in values} == values
 
 
 def test_order_means_nothing(host: Any) -> None:
