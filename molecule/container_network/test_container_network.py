@@ -29,7 +29,7 @@ HOSTILE = [
     ("jürgen a b", "%41%%20 пароль€ *login=PASS"),
     ("back\\slash\\", "\\n\\x41\\\\ ${PATH}$(id)"),
 ]
-CASES = HOSTILE if os.environ.get("SLIPWAY_LONG") else HOSTILE[:1]
+long_only = pytest.mark.skipif(not os.environ.get("SLIPWAY_LONG"), reason="part of make test-long")
 
 
 def converge(*, quick: bool = True, **variables: Any) -> Play:
@@ -171,6 +171,7 @@ def test_settings_of_a_user_are_added_to_and_stay_his(host: Any) -> None:
     assert host.file("/root/.docker/config.json").mode == 0o600
 
 
+@long_only
 def test_a_link_in_a_home_is_not_followed(host: Any) -> None:
     host.check_output("mv ~ops/.docker /srv/elsewhere && ln -s /srv/elsewhere ~ops/.docker")
     try:
@@ -190,6 +191,7 @@ def test_the_forwarder_is_the_only_squid_and_runs_without_privilege(host: Any) -
     assert [line for line in host.check_output("ss -Hltn sport = :3128").splitlines() if "172.17.0.1" not in line] == []
 
 
+@long_only
 def test_a_neighbour_is_refused(host: Any) -> None:
     """A machine that shares a network with this one and routes to docker0's address; its network is like Docker's."""
     host.check_output("ip netns add other && ip link add lan0 type veth peer name lan1 netns other")
@@ -205,7 +207,8 @@ def test_a_neighbour_is_refused(host: Any) -> None:
         host.check_output(f"systemctl restart {UNIT}")
 
 
-@pytest.mark.parametrize(("user", "password"), CASES, ids=range(len(CASES)))
+@long_only
+@pytest.mark.parametrize(("user", "password"), HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_account_passes_the_forwarder(host: Any, lab: Lab, restored: None, user: str, password: str) -> None:
     with lab.proxy_account(user, password, MACHINE):
         play = converge(proxy={"url": PROXY_URL, "user": user, "password": password}).succeeded()
@@ -225,12 +228,14 @@ def test_builds_alone(host: Any, lab: Lab, restored: None) -> None:
     assert "3128" not in host.check_output("docker image inspect built:2; docker history --no-trunc built:2")
 
 
+@long_only
 def test_containers_without_builds_are_refused(host: Any) -> None:
     play = converge(container_network_proxy_builds=False)
     assert play.rc != 0
     assert "container_network_proxy_builds is false: it needs to be true as well" in play.output
 
 
+@long_only
 def test_off_leaves_the_machines_own_servers(host: Any, engine_restored: None) -> None:
     lists: dict[str, Any] = {f"container_network_dns_{name}": [] for name in ("servers", "search", "options")}
     switches = {f"container_network_proxy_{name}": False for name in ("containers", "builds")}
@@ -242,6 +247,7 @@ def test_off_leaves_the_machines_own_servers(host: Any, engine_restored: None) -
     assert "proxies" not in json.loads(host.file("/home/ops/.docker/config.json").content_string)
 
 
+@long_only
 def test_a_machine_whose_resolver_containers_cannot_reach_is_refused(host: Any) -> None:
     host.check_output("cp /etc/resolv.conf /run/resolv.saved && echo nameserver 127.0.0.1 > /etc/resolv.conf")
     try:
@@ -252,6 +258,7 @@ def test_a_machine_whose_resolver_containers_cannot_reach_is_refused(host: Any) 
     assert "/etc/resolv.conf names 127.0.0.1: it needs one to three DNS servers" in play.output
 
 
+@long_only
 def test_the_forwarder_survives_a_reboot_and_its_own_death(host: Any, lab: Lab) -> None:
     host.run("pkill -9 -u proxy squid")
     lab.reboot(MACHINE)

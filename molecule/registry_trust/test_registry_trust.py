@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import tarfile
 import time
@@ -25,6 +26,7 @@ REGISTRY = "registry-trust.corp.lab:6001"
 CRI = "/usr/local/bin/test-cri"
 UPSTREAM = "registry-1.docker.io:443"
 USER, PASSWORD = "puller", 's3"cr:e t%{{ 7 }}€'
+long_only = pytest.mark.skipif(not os.environ.get("SLIPWAY_LONG"), reason="part of make test-long")
 WITH_LOGIN = {
     "registry_trust_port": 6002,
     "registry_trust_user": USER,
@@ -141,6 +143,7 @@ def test_without_fallback_nothing_else_is_asked(host: Any, lab: Lab, restored: N
     assert upstream_requests(lab, patience=8) == []
 
 
+@long_only
 def test_another_ca_is_refused(host: Any, restored: None) -> None:
     other = subprocess.run(
         "openssl req -x509 -newkey rsa:2048 -nodes -keyout /dev/null -days 3 -subj /CN=other",
@@ -166,6 +169,7 @@ def test_a_login_is_used_by_each_runtime_that_can(host: Any, restored: None) -> 
     assert again.changed == 0
 
 
+@long_only
 def test_a_wrong_login_fails_and_says_so(host: Any, restored: None) -> None:
     converge(**{**WITH_LOGIN, "registry_trust_password": "wrong", "registry_trust_fallback": False}).succeeded()
     reason = cri_pull(host, "hello:1")
@@ -173,6 +177,7 @@ def test_a_wrong_login_fails_and_says_so(host: Any, restored: None) -> None:
     assert "authentication required" in copy(host, "hello:1")
 
 
+@long_only
 def test_a_login_that_dockerd_cannot_send_is_refused(host: Any) -> None:
     before = host.check_output("find /etc /var/lib/slipway -type f -newer /run/before-the-check | sort | xargs md5sum")
     play = converge(**{**WITH_LOGIN, "registry_trust_docker_mirror": True})
@@ -198,6 +203,7 @@ def test_changing_the_mirror_restarts_nothing(host: Any, restored: None) -> None
     assert daemons(host) == before
 
 
+@long_only
 def test_a_file_edited_by_hand_is_repaired(host: Any) -> None:
     path = "/etc/containerd/certs.d/docker.io/hosts.toml"
     content = host.file(path).content_string
@@ -206,6 +212,7 @@ def test_a_file_edited_by_hand_is_repaired(host: Any) -> None:
     assert host.file(path).content_string == content
 
 
+@long_only
 def test_a_login_leaves_the_users_other_logins_alone(host: Any, restored: None) -> None:
     converge(**WITH_LOGIN).succeeded()
     logins = json.loads(host.file("/root/.docker/config.json").content_string)["auths"]
