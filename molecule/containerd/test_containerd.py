@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import tomllib
 from collections.abc import Iterator
@@ -21,6 +22,17 @@ CRI = "/usr/local/bin/test-cri"
 CRI_PLUGIN = "io.containerd.grpc.v1.cri"
 # A drop-in as NVIDIA's toolkit 1.18 wrote it: in containerd 1.x it replaces all that config.toml says of CRI.
 DROP_IN = f'version = 2\n[plugins."{CRI_PLUGIN}".containerd.runtimes.other]\nruntime_type = "io.containerd.runc.v2"\n'
+
+
+BROKEN: list[tuple[dict[str, Any], str]] = [
+    ({"disabled_plugins": [CRI_PLUGIN]}, "its CRI plugin is not loaded"),
+    ({"root": "/proc/nowhere"}, "mkdir /proc/nowhere"),
+]
+if os.environ.get("SLIPWAY_LONG"):
+    BROKEN += [
+        ({"plugins": {CRI_PLUGIN: {"sandbox_image": 5}}}, "Can't convert 5(int64) to string"),
+        ({"required_plugins": ["cri"]}, 'invalid required plugin URI "cri"'),
+    ]
 
 
 def converge(*arguments: str, **variables: Any) -> Play:
@@ -117,16 +129,7 @@ def test_a_second_run_changes_nothing(host: Any) -> None:
 
 
 @pytest.mark.usefixtures("undisturbed")
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"plugins": {CRI_PLUGIN: {"sandbox_image": 5}}}, "Can't convert 5(int64) to string"),
-        ({"disabled_plugins": [CRI_PLUGIN]}, "its CRI plugin is not loaded"),
-        ({"disabled_plugins": ["cri"]}, 'invalid disabled plugin URI "cri"'),
-        ({"root": "/proc/nowhere"}, "mkdir /proc/nowhere"),
-    ],
-    ids=["type", "cri-off", "old-name", "root"],
-)
+@pytest.mark.parametrize(("options", "reason"), BROKEN, ids=[next(iter(case[0])) for case in BROKEN])
 def test_a_broken_option_never_stays(host: Any, options: dict[str, Any], reason: str) -> None:
     before = host.file(CONFIG).content_string
     play = converge(options=options)
@@ -134,7 +137,6 @@ def test_a_broken_option_never_stays(host: Any, options: dict[str, Any], reason:
     assert reason in " ".join(play.output.split())
     assert host.file(CONFIG).content_string == before
     assert plugins(host)[CRI_PLUGIN] == "ok"
-    assert converge().succeeded().changed == 0
 
 
 @pytest.mark.usefixtures("undisturbed")
@@ -169,27 +171,17 @@ def test_a_drop_in_for_something_else_is_used(host: Any) -> None:
     assert converge().succeeded().changed == 1
 
 
-@pytest.mark.parametrize(
-    ("variables", "sentence"),
-    [
-        ({"containerd_sandbox_image": "pause"}, "containerd_sandbox_image is 'pause': it needs an image with a tag"),
-        ({"containerd_cni_bin_dir": "cni"}, "containerd_cni_bin_dir is 'cni': it needs an absolute path"),
-        (
-            {
-                "options": {
-                    "plugins": {CRI_PLUGIN: {"registry": {"mirrors": {"docker.io": {"endpoint": ["https://m"]}}}}}
-                }
-            },
-            "registries stand in /etc/containerd/certs.d",
-        ),
-        ({"containerd_version": "9.*"}, "package containerd 9.* is not in this host's apt sources"),
-    ],
-)
-def test_wrong_input_is_refused_in_a_sentence(host: Any, variables: dict[str, Any], sentence: str) -> None:
+def test_every_mistake_is_told_in_a_sentence(host: Any) -> None:
     before = host.file(CONFIG).content_string, pid(host)
-    play = converge(**variables)
-    assert play.rc != 0
-    assert sentence in " ".join(play.output.split())
+    options = {"plugins": {CRI_PLUGIN: {"registry": {"mirrors": {"docker.io": {"endpoint": ["https://m"]}}}}}}
+    wrong = {"containerd_sandbox_image": "pause", "containerd_cni_bin_dir": "cni", "options": options}
+    said = " ".join(converge(**wrong).output.split())
+    sentences = [
+        "containerd_sandbox_image is 'pause': it needs an image with a tag",
+        "containerd_cni_bin_dir is 'cni': it needs an absolute path",
+        "registries stand in /etc/containerd/certs.d",
+    ]
+    assert [sentence for sentence in sentences if sentence not in said] == []
     assert (host.file(CONFIG).content_string, pid(host)) == before
 
 

@@ -35,7 +35,7 @@ POLL_SECONDS = 0.2
 CERTS_DIR = "/etc/containerd/certs.d"
 MANAGED = b"# Managed by slipway.platform.containerd."
 # How dockerd and containerd say in their journal why they end, most telling first.
-SAYS_WHY = (r"failed to start daemon:|unable to configure|containerd: ", "level=fatal", "level=error", "level=warning")
+SAYS_WHY = (r"failed to start daemon:|unable to configure|containerd: ", "level=fatal", "level=error")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class Engine:
 
     preflight, prove and ping (runner, path) return why a configuration cannot work, or an empty string: the first
     without the running engine, the second by asking it all that matters, the third by what costs next to nothing.
+    also_reset are units that belong to it; socket is what they make, where that is not the engine's own doing.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Engine:
     ping: t.Callable[[Runner, str], str]
     reloads: bool = False
     also_reset: tuple[str, ...] = ()
+    socket: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,6 +278,7 @@ ENGINES: t.Mapping[str, Engine] = {
         ping=ping_docker,
         reloads=True,
         also_reset=("docker.socket",),
+        socket=DOCKER_SOCKET,
     ),
 }
 
@@ -432,8 +435,11 @@ class Keeper:
         since = time.time()
         # A unit that failed too often in a row refuses to start (StartLimitBurst) until its counter is reset.
         self.runner(["systemctl", "reset-failed", self.engine.unit, *self.engine.also_reset])
+        # systemd makes a socket only when its unit starts: one that somebody removed does not come with the service.
+        lost = self.engine.socket != "" and not os.path.exists(self.engine.socket)
+        units = [*(self.engine.also_reset if lost else ()), self.engine.unit]
         try:
-            failed = self.runner(["systemctl", "restart", self.engine.unit], timeout=RESTART_SECONDS).rc != 0
+            failed = self.runner(["systemctl", "restart", *units], timeout=RESTART_SECONDS).rc != 0
         except HostError as exc:
             return str(exc)
         why = "" if failed else self._wait_for_answer()
@@ -441,7 +447,10 @@ class Keeper:
             return ""
         lines = _units.journal_lines(self.engine.unit, since=since, runner=self.runner)
         # What the engine answers says more than its journal; a process that is gone has left only the journal.
-        return why if why and self._answers(why) else journal_message(lines) or why or "it gives no reason"
+        if why and self._answers(why):
+            return why
+        own = [line for line in lines if not line.startswith(f"{self.engine.unit}: ")]  # not what systemd's child says
+        return journal_message(own) or why or last_line(own) or "it gives no reason"
 
     def _wait_for_answer(self) -> str:
         deadline = time.monotonic() + ANSWER_SECONDS
@@ -549,12 +558,17 @@ def message(line: str) -> str:
 
 
 def journal_message(lines: t.Sequence[str]) -> str:
-    """Return the line of an engine's journal that says why it ended."""
+    """Return the line of an engine's journal that says why it ended; empty when none does."""
     for pattern in SAYS_WHY:
         if hits := [line for line in lines if re.search(pattern, line)]:
             return message(hits[-1])
-    plain = [line for line in lines if line and "level=" not in line]
-    return mask(plain[-1]) if plain else ""
+    return ""
+
+
+def last_line(lines: t.Sequence[str]) -> str:
+    """Return the last line of a journal that is more than a note."""
+    telling = [line for line in lines if line and "level=info" not in line]
+    return message(telling[-1]) if telling else ""
 
 
 def apply(runner: Runner, name: str, check: bool, must_run: bool = False) -> Applied:

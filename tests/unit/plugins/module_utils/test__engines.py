@@ -496,13 +496,28 @@ def test_preflight_of_containerd(tmp_path: Path, exists: bool, result: Result, w
     [
         ([], ""),
         (["level=info msg=x"], ""),
-        (["plain end", "level=info msg=x"], "plain end"),
+        (["plain end", "level=info msg=x"], ""),
         (['level=warning msg="w"', 'level=error msg="e \\"q\\"" error="because"'], 'e "q": because'),
         (['level=fatal msg="f"', "failed to start daemon: http://u:p@h"], "failed to start daemon: http://***@h"),
     ],
 )
 def test_the_telling_line_of_a_journal(lines: list[str], said: str) -> None:
     assert _engines.journal_message(lines) == said
+
+
+def test_the_last_line_that_is_more_than_a_note() -> None:
+    assert _engines.last_line(["level=warning msg=w", "plain end", "level=info msg=x", ""]) == "plain end"
+    assert _engines.last_line(["level=info msg=x"]) == ""
+
+
+def test_a_socket_that_is_gone_is_made_again(lab: Lab) -> None:
+    lab.apply()
+    lab.engine = dataclasses.replace(
+        lab.engine, socket=str(lab.etc / "none.sock"), ping=lambda _run, _path: "silence", also_reset=("docker.socket",)
+    )
+    lab.host.units["docker.socket"] = FakeUnit(active="active")
+    lab.apply(must_run=True)
+    assert lab.host.did("systemctl restart *") == ["systemctl restart docker.socket docker.service"]
 
 
 def test_a_file_with_credentials_is_for_root_only() -> None:
