@@ -8,11 +8,12 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.lab.paths import REPOSITORY
+from tests.lab.paths import REPOSITORY, state
+from tests.testinfra.secrets import Secret
 
 MACHINES = ("registry", "node1", "node2")
 LOGS = REPOSITORY / ".slipway" / "logs"
@@ -112,6 +113,9 @@ def squid_log() -> list[str]:
     return on("gateway", "cat /var/log/squid/access.log").splitlines()
 
 
-def repository() -> Path:
-    """Return the checkout."""
-    return REPOSITORY
+def the_secrets() -> list[Secret]:
+    """Return the passwords of the lab: the proxy's and the registry's."""
+    account = json.loads((state() / "proxy.json").read_text(encoding="utf-8"))
+    registry = yaml.safe_load((REPOSITORY / "inventory/lab/group_vars/registries.yml").read_text(encoding="utf-8"))
+    users = [Secret(user["password"], user["name"]) for user in registry["registry_users"]]
+    return [Secret(account["password"], account["user"]), *users]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.site.conftest import MACHINES, Run, footprint, lab, on, playbook
+from tests.unit.plugins.plugin_utils.certificates import Pair, make
 
 PROXY = {"url": "http://proxy.corp.lab:8080", "user": "someone", "password": "topsecretvalue"}
 REGISTRY = {"host": "registry.corp.lab", "port": 6001, "ca_certificate": ""}
@@ -26,12 +27,32 @@ def proxy(**parts: str) -> str:
     return site(site_proxy={"http": wrong, "https": wrong, "no_proxy": [".corp.lab"]})
 
 
+AUTHORITY, STRANGER = make("ca"), make("stranger")
+SERVER = make("registry.corp.lab", issuer=AUTHORITY, authority=False)
+EXPIRED = make("registry.corp.lab", issuer=AUTHORITY, authority=False, start=-9, end=-2)
+
+
+def files(certificate: Pair, key: Pair, ca: Pair) -> str:
+    """Return --extra-vars for a registry with certificates of the site's own."""
+    return site(
+        registry_tls="files",
+        registry_certificate=certificate.pem,
+        registry_private_key=key.key_pem,
+        registry_ca_certificate=ca.pem,
+    )
+
+
 CASES = {
+    "key of another certificate": (
+        files(SERVER, STRANGER, AUTHORITY), "registry_private_key is the key of another certificate", "belongs to",
+    ),
+    "another CA": (files(SERVER, SERVER, STRANGER), "registry_ca_certificate is", "the CA that signed"),
+    "expired certificate": (files(EXPIRED, EXPIRED, AUTHORITY), "registry_certificate is", "valid today"),
     "unknown key": (proxy(uesr="me"), "host_proxy_http.uesr is not an option", "password, url, user"),
-    "port of letters": (site(site_registry={**REGISTRY, "port": "abc"}), "registry_trust_port is 'abc'", "number"),
+    "port of letters": (site(site_registry={**REGISTRY, "port": "abc"}), "registry_port is 'abc'", "number"),
     "no scheme": (proxy(url="proxy.corp.lab:8080"), "host_proxy_http.url is 'proxy.corp.lab:8080'", "a scheme"),
     "credentials inside": (
-        proxy(url="http://me:topsecretvalue@proxy.corp.lab:8080"), "host_proxy_http.url is", "no user or password inside"
+        proxy(url="http://me:topsecretvalue@proxy.corp.lab:8080"), "host_proxy_http.url is", "no user or password",
     ),
     "star in no_proxy": (
         site(site_proxy={"no_proxy": ["*.corp"]}), "host_proxy_no_proxy[0] is '*.corp'", "a suffix with a leading dot"
@@ -98,6 +119,7 @@ def test_a_wrong_password_is_called_407_and_never_shown(untouched: None) -> None
 
 
 def test_a_dead_proxy_is_named_within_30_seconds_and_the_next_run_converges(untouched: None) -> None:
+    on("node1", "rm /var/lib/slipway/converged.json")  # else the run ends early and needs no proxy
     on("gateway", "systemctl stop squid")
     try:
         start = time.monotonic()
