@@ -246,7 +246,7 @@ def missing_parents(path: str) -> list[str]:
     """Return the directories above a path that do not exist, outermost first."""
     missing: list[str] = []
     parent = os.path.dirname(path)
-    while not os.path.isdir(parent):
+    while parent and not os.path.isdir(parent):
         missing.insert(0, parent)
         parent = os.path.dirname(parent)
     return missing

@@ -484,6 +484,11 @@ def test_below_a_file_there_is_nothing(tmp_path: Path) -> None:
     _files.remove_path(str(tmp_path / "a/b"))
 
 
+def test_missing_parents_end_at_the_top() -> None:
+    assert _files.missing_parents("/nowhere-a/b/c") == ["/nowhere-a", "/nowhere-a/b"]
+    assert _files.missing_parents("nowhere-a/b") == ["nowhere-a"]
+
+
 def test_a_full_directory_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d/a").touch()

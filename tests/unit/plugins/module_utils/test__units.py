@@ -263,6 +263,15 @@ def test_a_change_restarts_once(host: FakeHost, config: Path) -> None:
     assert apply(host, wanted) == []
 
 
+def test_an_instance_of_unknown_inputs_is_recorded_without_a_restart(host: FakeHost, config: Path) -> None:
+    host.units["a.service"] = running()
+    os.utime(config, (1, 1))
+    wanted = unit(inputs=(str(config),))
+    assert apply(host, wanted, check=True) == apply(host, wanted) == []
+    os.utime(config)  # from here on the content decides, not the time
+    assert apply(host, wanted) == []
+
+
 def test_a_reload_keeps_the_invocation_and_happens_once(host: FakeHost, config: Path) -> None:
     host.units["a.service"] = running()
     wanted = unit(inputs=(str(config),), on_change="reload")
