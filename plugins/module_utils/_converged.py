@@ -85,7 +85,8 @@ def take(
     packages = {name for ledger in ledgers for key in ("packages", "held") for name in ledger.get(key, [])}
     installed = _packages.read_installed(sorted(packages))
     snapshot.update({f"package {name}": str(installed.get(name)) for name in packages})
-    units = {engine.unit for engine in _engines.ENGINES.values()} | _own_units(paths)
+    engines = {unit for engine in _engines.ENGINES.values() for unit in (engine.unit, *engine.also_reset)}
+    units = engines | _own_units(paths)
     snapshot.update(_unit_states(sorted(units), runner))
     with contextlib.suppress(KeyError):
         snapshot["group docker"] = " ".join(sorted(grp.getgrnam("docker").gr_mem))
