@@ -90,6 +90,9 @@ def test_all_of_it_there_and_back(host: FakeHost) -> None:
     }
     done = both(present, host, **wanted)
     assert done.packages == ["install socat 1.*", "hold socat"]
+    assert [diff["after"] for diff in done.diffs if diff["after_header"] == "packages"] == [
+        "install socat 1.*\nhold socat\n"
+    ]
     assert done.actions == ["refresh it", "enable a.service", "start a.service"]
     assert done.changed_paths == [f"{host.unit_dir}a.service", f"{host.root}/etc/a.conf", f"{host.root}/etc/d"]
     assert done.removed_paths == [f"{host.root}/there"]
