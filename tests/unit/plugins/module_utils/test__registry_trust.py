@@ -178,3 +178,8 @@ def test_a_port_may_be_text() -> None:
     assert json.loads(json.dumps(_registry_trust.daemon_json(trust(port="7001")))) == {
         "registry-mirrors": ["https://registry.corp.lab:7001"]
     }
+
+
+def test_without_mirrors_only_the_registry_itself_is_told() -> None:
+    paths = set(by_path(trust(mirrors=[], ca_certificate="")))
+    assert paths == {"/etc/containerd/certs.d/registry.corp.lab:6001/hosts.toml"}
