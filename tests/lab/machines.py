@@ -19,6 +19,7 @@ from tests.lab import engine, gateway, images, paths, plan, ssh
 from tests.lab.engine import client
 from tests.lab.errors import LabError
 from tests.lab.plan import Machine
+from tests.lab.progress import say
 
 # A clean shutdown of a container's systemd.
 STOP_SIGNAL = "SIGRTMIN+3"
@@ -67,6 +68,7 @@ def create(machine: Machine, form: Form | None = None) -> bool:
         # "created" is what is left of a run that was cut off before the machine had its keys.
         if container.status != "created" and _is_as_wanted(container, machine, form):
             return _start_existing(machine.name, container)
+        say(f"lab: {machine.name} is of another image, or was left half made: it is made anew")
         destroy(machine.name)
     full_tag = images.ensure(machine.image)
     try:
