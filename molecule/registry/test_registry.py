@@ -272,9 +272,10 @@ def test_certificate_is_renewed_while_somebody_pulls(host: Any) -> None:
         f"systemd-run --quiet --unit slow-pull --property=Type=exec sh -c"
         f" 'curl -sS --cacert {CA} --limit-rate 2M {URL}/v2/team/big/blobs/{digest} | sha256sum > /root/slow-pull'"
     )
-    converge(registry_renew_before=400).succeeded()
+    converge(registry_alternative_names=["images.corp.lab"]).succeeded()
     assert host.run("systemctl is-active slow-pull").stdout.strip() == "active", "the pull was over too early to tell"
     assert served_serial(host) != serial
+    assert host.run(f"{CURL} --resolve images.corp.lab:6001:127.0.0.1 https://images.corp.lab:6001/healthz").rc == 0
     assert started(host) == before
     assert eventually(lambda: host.run("systemctl is-active slow-pull").stdout.strip() != "active")
     assert host.file("/root/slow-pull").content_string.split()[0] == digest.removeprefix("sha256:")

@@ -60,8 +60,17 @@ def registry_pull(value: t.Any) -> Verdict:
     return None
 
 
+def registry_renewal(value: t.Any) -> Verdict:
+    """Accept {days, before}: a certificate that lives longer than it is renewed before its end, or each run renews."""
+    days, before = int(value.get("days") or 0), int(value.get("before") or 0)
+    if 1 <= before < days:
+        return None
+    return Problem(f"at least 1 and less than registry_certificate_days, {days}", ".before", str(before))
+
+
 RULES: dict[str, Rule] = {
     "registry_names": registry_names,
     "registry_pull": registry_pull,
+    "registry_renewal": registry_renewal,
     "registry_tls": registry_tls,
 }

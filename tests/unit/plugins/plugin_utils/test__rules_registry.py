@@ -87,5 +87,13 @@ def test_authenticated_pulls_need_a_user() -> None:
     assert verdict.path == ".users"
 
 
+@pytest.mark.parametrize(
+    ("days", "before", "good"), [(365, 30, True), ("90", "89", True), (30, 30, False), (9, 0, False)]
+)
+def test_a_certificate_outlives_its_renewal(days: Any, before: Any, good: bool) -> None:
+    verdict = RULES["registry_renewal"]({"days": days, "before": before})
+    assert (verdict is None) is good
+
+
 def test_all_rules_are_offered() -> None:
-    assert sorted(_rules_registry.RULES) == ["registry_names", "registry_pull", "registry_tls"]
+    assert sorted(_rules_registry.RULES) == ["registry_names", "registry_pull", "registry_renewal", "registry_tls"]
