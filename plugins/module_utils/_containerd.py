@@ -152,9 +152,8 @@ def hosts_toml(name: str, registry: t.Mapping[str, t.Any]) -> str:
         if header := _authorization(settings.get("auth", {})):
             entry["header"] = {"authorization": header}
         document["host"][endpoint] = entry
-    return HEADER.replace("Edits are undone by the next run.", "Moved here from config.toml; it is yours to edit.") + (
-        _toml.render(document)
-    )
+    head = "# Moved here from config.toml by slipway.platform.containerd; it is yours to edit.\n"
+    return head + _toml.render(document)
 
 
 def _authorization(auth: t.Mapping[str, t.Any]) -> str:
@@ -215,16 +214,25 @@ class ContainerdHost:
 
     def absent(self) -> Outcome:
         """Undo everything; the package stays where Docker needs it, the data under /var/lib/containerd always."""
-        self.state.ledger.load()
-        if any(name in _packages.read_installed(DOCKER_PACKAGES) for name in DOCKER_PACKAGES) and not self.check:
-            self.state.ledger.set("held", [*self.state.ledger.get("held"), *self.state.ledger.get("packages")])
-            self.state.ledger.set("packages", [])
-            self.state.ledger.save()
+        self._leave_docker()
         outcome = self.state.absent(_host_state.Wanted(owner=OWNER))
         self._apply(outcome, must_run=False)
         if not self.check:
             shutil.rmtree(os.path.join(self.state.ledger.state_dir, OWNER), ignore_errors=True)
         return self._outcome(outcome)
+
+    def _leave_docker(self) -> None:
+        """Keep the package where Docker needs it, and its hold where the role docker_engine holds it too."""
+        ledger = self.state.ledger
+        ledger.load()
+        if self.check or not _packages.read_installed(DOCKER_PACKAGES):
+            return
+        other = _files.Ledger(owner="docker_engine", state_dir=ledger.state_dir)
+        other.load()
+        ours = [*ledger.get("held"), *ledger.get("packages")]
+        ledger.set("held", [name for name in ours if name not in other.get("held")])
+        ledger.set("packages", [])
+        ledger.save()
 
     def _apply(self, outcome: _host_state.Outcome, *, must_run: bool) -> None:
         applied = _engines.apply(self.runner, "containerd", check=self.check, must_run=must_run)

@@ -404,8 +404,12 @@ class DockerHost:
         unwanted = [package.name for package in packages if not package.present]
         installed = _packages.read_installed(unwanted)
         held = [name for name in unwanted if name in installed and installed[name].held]
-        if held:
-            self._command(["apt-mark", "-qq", "unhold", *held])
+        if held and not self.check:
+            # dpkg's own command: apt-mark reads the sources, which conflict until the older ones are adopted.
+            wanted = "".join(f"{name} install\n" for name in held)
+            result = self.runner(["dpkg", "--set-selections"], stdin=wanted)
+            if result.rc != 0:
+                raise HostError(f"dpkg --set-selections failed: {result.output}")
         if "docker.io" in installed:
             protect_data(check=self.check)
 

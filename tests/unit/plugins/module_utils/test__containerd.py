@@ -7,7 +7,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from ansible_collections.slipway.platform.plugins.module_utils import _containerd, _engines
+from ansible_collections.slipway.platform.plugins.module_utils import _containerd, _engines, _files
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 
 from tests.unit.fakes import FakeHost, FakePackage, FakeUnit
@@ -242,6 +242,16 @@ def test_removal_where_docker_needs_the_package(lab: Lab) -> None:
     lab.run().present(SETTINGS)
     assert lab.run().absent().packages == ["unhold containerd"]
     assert lab.host.packages["containerd"].selection == "install"
+
+
+def test_removal_leaves_the_hold_of_docker_engine(lab: Lab) -> None:
+    lab.host.packages["docker.io"] = FakePackage("26.1")
+    ledger = _files.Ledger(owner="docker_engine", state_dir=lab.host.state_dir)
+    ledger.set("held", ["containerd"])
+    ledger.save()
+    lab.run().present(SETTINGS)
+    lab.run().absent()
+    assert lab.host.packages["containerd"].selection == "hold"
 
 
 def test_check_of_removal_changes_nothing(lab: Lab) -> None:

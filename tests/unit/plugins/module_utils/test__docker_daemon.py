@@ -411,7 +411,14 @@ def test_from_debians_packages_to_dockers(lab: Lab, monkeypatch: pytest.MonkeyPa
     assert "remove docker.io" in outcome.packages
     assert list(lab.host.packages) == ["docker-ce"]
     assert script.stat().st_mode & 0o777 == 0o644
-    assert lab.host.did("apt-mark *")[-2:] == ["apt-mark -qq unhold docker.io", "apt-mark -qq hold docker-ce"]
+    assert lab.host.did("dpkg --set-selections") != []
+
+
+def test_a_hold_that_cannot_be_lifted(lab: Lab) -> None:
+    lab.host.packages["docker-ce"] = FakePackage("5:28.1", "hold")
+    lab.host.answers["dpkg"] = Result(2, "", "status database is locked")
+    with pytest.raises(HostError, match="dpkg --set-selections failed: status database is locked"):
+        lab.present(packages=(*DOCKER, _packages.WantedPackage(name="docker-ce", present=False)))
 
 
 # --- And back ---------------------------------------------------------------------------------------------------
