@@ -91,13 +91,14 @@ class HostState:
         return self.outcome
 
     def absent(self, wanted: Wanted) -> Outcome:
-        """Undo what the ledger says this owner did: units off, files back, packages that we brought purged."""
+        """Undo what the ledger says this owner did: units off, packages that we brought purged, files back."""
         self.ledger.load()
         self._stop_dropped(Wanted(owner=wanted.owner))
+        # Before the files: older apt sources that come back may conflict with each other, and apt then refuses to work.
+        self._settle_packages(Wanted(owner=wanted.owner))
         for path in self.ledger.get("paths"):
             self._note(_files.forget(path, ledger=self.ledger, check=self.check))
         self._settle_json_keys(Wanted(owner=wanted.owner))
-        self._settle_packages(Wanted(owner=wanted.owner))
         self._consequences(Wanted(owner=wanted.owner, refresh=wanted.refresh, engines=wanted.engines))
         self._finish(keep=())
         return self.outcome
