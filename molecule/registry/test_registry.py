@@ -28,6 +28,19 @@ SECRETS = [Secret(password, user) for user, password in (CI, BOB)]
 IMAGE = f"{NAME}/team/app:1"
 CA = "/root/ca.crt"
 CURL = f"curl -sS --cacert {CA} --max-time 60"
+# A client that takes its time: it reads on when it is told to, and leaves the digest of what it got.
+SLOW_PULL = f"""
+import hashlib, os, pathlib, ssl, sys, time, urllib.request
+answer = urllib.request.urlopen(sys.argv[1], context=ssl.create_default_context(cafile='{CA}'))
+digest = hashlib.sha256(answer.read(65536))
+pathlib.Path('/root/pull-begun').touch()
+while not os.path.exists('/root/pull-on'):
+    time.sleep(0.2)
+for chunk in iter(lambda: answer.read(65536), b''):
+    digest.update(chunk)
+pathlib.Path('/root/pull-part').write_text(digest.hexdigest())
+os.rename('/root/pull-part', '/root/pull-digest')
+"""
 LONG = bool(os.environ.get("SLIPWAY_LONG"))
 # The health unit looks every 15 seconds, and restarts what does not answer at the second look.
 REPAIRED_WITHIN = 60
@@ -267,18 +280,17 @@ def test_certificate_is_renewed_while_somebody_pulls(host: Any) -> None:
     kind = "-H 'Accept: application/vnd.docker.distribution.manifest.v2+json'"
     manifest = json.loads(host.check_output(f"{CURL} {kind} {URL}/v2/team/big/manifests/1"))
     digest = manifest["layers"][0]["digest"]
-    before, serial = started(host), served_serial(host)
-    host.check_output(
-        f"systemd-run --quiet --unit slow-pull --property=Type=exec sh -c"
-        f" 'curl -sS --cacert {CA} --limit-rate 2M {URL}/v2/team/big/blobs/{digest} | sha256sum > /root/slow-pull'"
-    )
+    before, serial, blob = started(host), served_serial(host), f"{URL}/v2/team/big/blobs"
+    host.check_output("rm -f /root/pull-*")
+    host.check_output(f"systemd-run --quiet --unit slow-pull python3 -c {shlex.quote(SLOW_PULL)} {blob}/{digest}")
+    assert eventually(lambda: bool(host.file("/root/pull-begun").exists))
     converge(registry_alternative_names=["images.corp.lab"]).succeeded()
-    assert host.run("systemctl is-active slow-pull").stdout.strip() == "active", "the pull was over too early to tell"
     assert served_serial(host) != serial
     assert host.run(f"{CURL} --resolve images.corp.lab:6001:127.0.0.1 https://images.corp.lab:6001/healthz").rc == 0
     assert started(host) == before
-    assert eventually(lambda: host.run("systemctl is-active slow-pull").stdout.strip() != "active")
-    assert host.file("/root/slow-pull").content_string.split()[0] == digest.removeprefix("sha256:")
+    host.check_output("touch /root/pull-on")
+    assert eventually(lambda: bool(host.file("/root/pull-digest").exists))
+    assert host.file("/root/pull-digest").content_string == digest.removeprefix("sha256:")
 
 
 def test_users_change_without_a_restart(host: Any) -> None:
@@ -412,7 +424,7 @@ def test_name_that_is_taken(host: Any) -> None:
 @pytest.mark.skipif(not LONG, reason="part of make test-long")
 def test_other_version_reads_the_same_data(host: Any) -> None:
     converge(registry_version="2.8.2").succeeded()
-    assert "2.8.2" in host.run(f"docker exec {REGISTRY} registry --version").stdout
+    assert " 2.8." in host.run(f"docker exec {REGISTRY} registry --version").stdout
     assert pull(host).rc == 0
     assert login(host, *CI).rc == 0
     make_image(host, f"{NAME}/team/by-v2:1")
