@@ -71,7 +71,7 @@ def _own_units(paths: t.Iterable[str]) -> set[str]:
     """Return our unit files that run on their own: a oneshot's state changes by itself, its timer's does not."""
     prefix = "/etc/systemd/system/"
     names = {path.removeprefix(prefix) for path in paths if path.startswith(prefix)}
-    names = {name for name in names if "/" not in name and "." in name}
+    names = {name for name in names if "/" not in name and "." in name and "@." not in name}
     return {name for name in names if not (name.endswith(".service") and name.replace(".service", ".timer") in names)}
 
 

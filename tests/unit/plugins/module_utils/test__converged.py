@@ -150,9 +150,9 @@ def test_a_users_json_file_is_looked_at(host: FakeHost, tmp_path: Path, monkeypa
     assert str(tmp_path / "config.json") in _converged.take(state_dir=host.state_dir, runner=host)
 
 
-def test_a_timers_oneshot_is_not_a_state(host: FakeHost) -> None:
+def test_a_timers_oneshot_and_a_template_are_no_states(host: FakeHost) -> None:
     prefix = "/etc/systemd/system/"
-    paths = [prefix + name for name in ("a.timer", "a.service", "b.service", "docker.service.d/x.conf")]
+    paths = [prefix + name for name in ("a.timer", "a.service", "b.service", "c@.service", "docker.service.d/x.conf")]
     assert _converged._own_units(paths) == {"a.timer", "b.service"}
 
 
