@@ -233,14 +233,19 @@ class HostState:
                 raise HostError(f"{' '.join(refresh.argv)} failed: {result.output}")
 
     def _daemon_reload(self, touched: t.Iterable[str], units: t.Sequence[_units.WantedUnit]) -> None:
-        """Reload systemd only when it says that a unit on disk is newer than the one it has loaded."""
-        names = {match[1] for path in touched if (match := re.match(rf"{UNIT_DIR}([^/]+?)(?:\.d/|$)", path))}
-        names |= {unit.name for unit in units}
+        """Reload systemd when it says that it has loaded an older unit, or when a drop-in of an existing one changed.
+
+        Its word alone is not enough: systemd 252 does not see the first drop-in in a directory that is new.
+        """
+        matches = [match for path in touched if (match := re.match(rf"{UNIT_DIR}([^/]+?)(\.d/|$)", path))]
+        extended = {match[1] for match in matches if match[2]}
+        names = {match[1] for match in matches} | {unit.name for unit in units}
         # systemd knows nothing of a template, only of its instances.
         template = any("@." in name for name in names)
         names = {name for name in names if "." in name and "@." not in name}
         status = _units.show(sorted(names), runner=self.runner)
-        if template or any(unit.needs_reload for unit in status.values()):
+        due = any(unit.needs_reload or (unit.exists and name in extended) for name, unit in status.items())
+        if template or due:
             if not self.check:
                 _units.systemctl(["daemon-reload"], runner=self.runner)
             self.outcome.actions.append("daemon-reload")

@@ -295,7 +295,17 @@ def test_what_is_no_unit_of_its_own_is_not_stopped(host: FakeHost) -> None:
     assert host.units["docker.service"].active == "active"
 
 
-def test_systemd_is_reloaded_only_when_it_says_so(host: FakeHost) -> None:
+def test_systemd_is_reloaded_for_a_drop_in_that_it_does_not_see(host: FakeHost) -> None:
+    """Systemd 252 (Debian 12) says NeedDaemonReload=no after the first drop-in in a new directory."""
+    host.units["docker.service"] = FakeUnit("active", "enabled")
+    drop_in = file(host.unit_dir + "docker.service.d/50-slipway.conf", "[Service]\n")
+    absent_unit = file(host.unit_dir + "missing.service.d/50-slipway.conf", "[Service]\n")
+    assert both(present, host, files=[absent_unit]).actions == []
+    assert both(present, host, files=[absent_unit, drop_in]).actions == ["daemon-reload"]
+    assert not present(files=[absent_unit, drop_in]).changed
+
+
+def test_systemd_is_reloaded_when_it_says_so(host: FakeHost) -> None:
     host.units["docker.service"] = FakeUnit("active", "enabled", needs_reload=True)
     drop_in = file(host.unit_dir + "docker.service.d/50-slipway.conf", "[Service]\n")
     done = both(present, host, files=[drop_in])
