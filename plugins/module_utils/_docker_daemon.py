@@ -415,9 +415,7 @@ class DockerHost:
 
     def _leave_containerd(self, state: _host_state.HostState) -> None:
         """Keep containerd where the role containerd (its ledger) wants it too."""
-        other = _files.Ledger(owner="containerd", state_dir=self.places.state_dir)
-        other.load()
-        if other.get("paths") and not self.check:
+        if self._is_wanted_by_its_role("containerd") and not self.check:
             for key in ("packages", "held"):
                 state.ledger.set(key, [name for name in state.ledger.get(key) if not name.startswith("containerd")])
             state.ledger.save()
@@ -502,8 +500,15 @@ class DockerHost:
     def _forget_state(self) -> None:
         if self.check:
             return
-        shutil.rmtree(self.places.private, ignore_errors=True)
-        _files.remove_path(os.path.join(self.places.run_dir, "engine-docker.json"))
+        gone = ["docker"] if self._is_wanted_by_its_role("containerd") else ["docker", "containerd"]
+        for name in gone:  # containerd's was made for Docker where no role of its own wants it
+            shutil.rmtree(os.path.join(self.places.state_dir, name), ignore_errors=True)
+            _files.remove_path(os.path.join(self.places.run_dir, f"engine-{name}.json"))
+
+    def _is_wanted_by_its_role(self, name: str) -> bool:
+        ledger = _files.Ledger(owner=name, state_dir=self.places.state_dir)
+        ledger.load()
+        return bool(ledger.get("paths"))
 
 
 def _members(group: str) -> list[str]:
