@@ -47,14 +47,14 @@ lint: setup ## Style, types, dead links between docs and code
 	@tests/lint.sh
 
 unit: setup ## Unit tests with the coverage gate
-	@$(PY) -m pytest tests/unit --cov=plugins --cov-fail-under=95 -q
+	@$(PY) -m pytest --cov=plugins --cov-fail-under=95 -q
 
 molecule: setup ## Prove the roles on real machines: make molecule [S=scenario]
 	@tests/molecule.sh $(S)
 
 test: setup ## Everything that CI runs
 	@$(STEP) "Lint" tests/lint.sh
-	$(STEP) "Unit tests" $(PY) -m pytest tests/unit --cov=plugins --cov-fail-under=95 -q
+	$(STEP) "Unit tests" $(PY) -m pytest --cov=plugins --cov-fail-under=95 -q
 	$(STEP) "The whole site on a fresh lab" $(PY) -m pytest tests/site -q
 	$(STEP) "Roles by molecule" tests/molecule.sh
 

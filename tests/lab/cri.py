@@ -42,7 +42,7 @@ def go_command() -> str:
 
 
 def build(source: Path = SOURCE) -> Path:
-    """Returns the path of a static Linux binary of tests/lab/files/cri, built at most once for each state of its source.
+    """Returns the path of a static Linux binary of tests/lab/files/cri, built once for each state of its source.
 
     Raises CriBuildError with the compiler's own words.
     """

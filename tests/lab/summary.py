@@ -22,8 +22,10 @@ def main() -> int:
             continue
         name = container.labels[plan.LABEL_MACHINE]
         address = container.labels.get(plan.LABEL_ADDRESS, "")
-        print(f"  {name:<10} {address:<16} {container.labels.get(plan.LABEL_IMAGE, '').split('/')[-1].split(':')[0]:<10} {container.status}")
-    print(f"\nThe private registry is https://{REGISTRY} (push as admin, pull as anybody); the proxy proxy.{plan.ZONE}:8080")
+        image = container.labels.get(plan.LABEL_IMAGE, "").split("/")[-1].split(":")[0]
+        print(f"  {name:<10} {address:<16} {image:<10} {container.status}")
+    print(f"\nThe private registry is https://{REGISTRY} (push as admin, pull as anybody);")
+    print(f"the proxy is proxy.{plan.ZONE}:{plan.PROXY_PORT}.")
     print("\nTry")
     for text, command in TRY:
         print(f"  {command}\n      {text}")
