@@ -24,10 +24,31 @@ UNIT_DIR = "/etc/systemd/system/"
 
 @dataclasses.dataclass(frozen=True)
 class Refresh:
-    """A command to run once when one of the paths (prefixes) changed."""
+    """A command to run once when one of the paths (prefixes) changed.
+
+    into: the file that the command makes out of those paths. It also runs when that file lacks the text of one of
+    them, so that drift in its result is repaired.
+    """
 
     argv: tuple[str, ...]
     paths: tuple[str, ...]
+    into: str = ""
+
+    def concerns(self, path: str) -> bool:
+        """Tell whether a path is one of those that the command works on."""
+        return any(path.startswith(prefix) for prefix in self.paths)
+
+    def lacks(self, files: t.Iterable[_files.WantedFile]) -> bool:
+        """Tell whether the command's result lacks the text of a wanted file."""
+        texts = [item.content.strip() for item in files if item.kind == "file" and self.concerns(item.path)]
+        if not self.into or not texts:
+            return False
+        try:
+            with open(self.into, "rb") as handle:
+                made = handle.read()
+        except FileNotFoundError:
+            made = b""
+        return any(text not in made for text in texts)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -212,7 +233,7 @@ class HostState:
         """Run what the changed files call for, also those of an earlier run that did not get that far."""
         touched = {*self.outcome.changed_paths, *self.outcome.removed_paths, *self.ledger.get("pending")}
         for refresh in wanted.refresh:
-            if any(path.startswith(prefix) for path in touched for prefix in refresh.paths):
+            if any(refresh.concerns(path) for path in touched) or refresh.lacks(wanted.files):
                 self._refresh(refresh)
         self._daemon_reload(touched, wanted.units)
         self._apply_units([*self._idle(wanted), *wanted.units], touched=touched)

@@ -217,9 +217,9 @@ pulled:
 import contextlib
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.slipway.platform.plugins.module_utils import _containers
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+from ansible_collections.slipway.platform.plugins.module_utils._module import Module
 
 TEXTS = {"type": "list", "elements": "str", "default": []}
 NETWORK_SPEC: dict[str, t.Any] = {
@@ -280,7 +280,7 @@ def _stack(params: dict[str, t.Any]) -> _containers.Stack:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module = Module(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     stack = _stack(module.params)
     state = _containers.StackState(stack=stack, check=module.check_mode)
     try:

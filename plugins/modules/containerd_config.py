@@ -93,9 +93,9 @@ actions:
   sample: ["restarted containerd: /etc/containerd/config.toml changed"]
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.slipway.platform.plugins.module_utils import _containerd
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+from ansible_collections.slipway.platform.plugins.module_utils._module import Module
 
 ARGUMENT_SPEC = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -110,7 +110,7 @@ ARGUMENT_SPEC = {
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module = Module(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     host = _containerd.ContainerdHost(check=module.check_mode)
     settings = {name: value for name, value in module.params.items() if name != "state"}
     try:

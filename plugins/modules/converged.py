@@ -68,14 +68,14 @@ reasons:
   sample: [/etc/docker/daemon.json, unit docker.service]
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.slipway.platform.plugins.module_utils import _converged
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+from ansible_collections.slipway.platform.plugins.module_utils._module import Module
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "key": {"type": "str", "required": True, "no_log": False},
             "digest": {"type": "str", "required": True},

@@ -158,9 +158,9 @@ unknown_keys:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.slipway.platform.plugins.module_utils import _apt_sources, _docker_daemon, _packages
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+from ansible_collections.slipway.platform.plugins.module_utils._module import Module
 
 PACKAGE_SPEC = {
     "name": {"type": "str", "required": True},
@@ -214,7 +214,7 @@ def _act(params: dict[str, t.Any], host: _docker_daemon.DockerHost) -> _docker_d
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module = Module(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     host = _docker_daemon.DockerHost(check=module.check_mode)
     try:
         outcome = _act(module.params, host)

@@ -49,9 +49,9 @@ applied:
   sample: {docker: "restarted: /etc/docker/daemon.json changed"}
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.slipway.platform.plugins.module_utils import _engines
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+from ansible_collections.slipway.platform.plugins.module_utils._module import Module
 from ansible_collections.slipway.platform.plugins.module_utils._run import run
 
 
@@ -62,7 +62,7 @@ def _words(applied: _engines.Applied) -> str:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "engines": {"type": "list", "elements": "str", "choices": ["containerd", "docker"], "required": True}
         },

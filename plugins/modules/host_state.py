@@ -139,6 +139,9 @@ options:
         type: list
         elements: str
         required: true
+      into:
+        description: The file that the command makes out of the paths. It also runs when that file lacks one's text.
+        type: path
   units:
     description: systemd units, after files and packages.
     type: list
@@ -252,7 +255,6 @@ restarted:
 import re
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.slipway.platform.plugins.module_utils import (
     _docker_daemon,
     _files,
@@ -262,6 +264,7 @@ from ansible_collections.slipway.platform.plugins.module_utils import (
     _units,
 )
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+from ansible_collections.slipway.platform.plugins.module_utils._module import Module
 
 PACKAGE_SPEC: dict[str, t.Any] = {
     "name": {"type": "str", "required": True},
@@ -290,6 +293,7 @@ JSON_KEY_SPEC: dict[str, t.Any] = {
 REFRESH_SPEC: dict[str, t.Any] = {
     "argv": {"type": "list", "elements": "str", "required": True},
     "paths": {"type": "list", "elements": "str", "required": True},
+    "into": {"type": "path"},
 }
 UNIT_SPEC: dict[str, t.Any] = {
     "name": {"type": "str", "required": True},
@@ -377,7 +381,10 @@ def _wanted(params: dict[str, t.Any]) -> _host_state.Wanted:
         idle_units={item["name"]: item["idle_units"] for item in params["packages"] if item["idle_units"]},
         files=[_file(item) for item in params["files"]],
         json_keys=[_json_key(item) for item in params["json_keys"]],
-        refresh=[_host_state.Refresh(tuple(item["argv"]), tuple(item["paths"])) for item in params["refresh"]],
+        refresh=[
+            _host_state.Refresh(tuple(item["argv"]), tuple(item["paths"]), item["into"] or "")
+            for item in params["refresh"]
+        ],
         units=[_unit(item) for item in params["units"]],
         engines=params["engines"],
     )
@@ -393,7 +400,7 @@ def _fragment(params: dict[str, t.Any], *, check: bool) -> _docker_daemon.Outcom
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module = Module(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     host = _host_state.HostState(owner=module.params["owner"], check=module.check_mode)
     try:
         wanted = _wanted(module.params)

@@ -139,10 +139,10 @@ ansible_facts:
 import platform
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.facts.system.distribution import DistributionFactCollector
 from ansible_collections.slipway.platform.plugins.module_utils import _preflight, _proxy
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+from ansible_collections.slipway.platform.plugins.module_utils._module import Module
 
 DOCKER_CONFIG = "/etc/docker/daemon.json"
 FACTS = ("distribution", "distribution_version", "distribution_major_version", "distribution_release", "os_family")
@@ -172,7 +172,7 @@ ARGUMENT_SPEC = {
 }
 
 
-def _facts(module: AnsibleModule) -> dict[str, str]:
+def _facts(module: Module) -> dict[str, str]:
     found = DistributionFactCollector().collect(module=module)
     facts = {f"ansible_{name}": found[name] for name in FACTS if name in found}
     return {**facts, "ansible_architecture": platform.machine()}
@@ -206,7 +206,7 @@ def _docker_config(failures: list[str]) -> None:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module = Module(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     params = module.params
     if not 1 <= params["timeout"] <= MAX_TIMEOUT:
         module.fail_json(msg=f"timeout is {params['timeout']}: it needs to be 1 to {MAX_TIMEOUT} seconds.")

@@ -47,14 +47,14 @@ source:
   sample: /run/systemd/resolve/resolv.conf
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.slipway.platform.plugins.module_utils import _resolvers
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+from ansible_collections.slipway.platform.plugins.module_utils._module import Module
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module = Module(argument_spec={}, supports_check_mode=True)
     try:
         found = _resolvers.find()
     except HostError as exc:

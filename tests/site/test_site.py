@@ -81,6 +81,13 @@ def test_no_secret_is_readable_on_the_machine(first_run: Run, machine: str) -> N
     assert leaks_on(testinfra.get_host(f"docker://slipway-{machine}"), the_secrets()) == []
 
 
+@pytest.mark.parametrize("machine", MACHINES)
+def test_no_secret_is_in_the_machines_journal(first_run: Run, machine: str) -> None:
+    journal = on(machine, "journalctl -q --no-pager -o cat")
+    assert "was called" in journal
+    assert leaks_in(journal, the_secrets(), where=f"the journal of {machine}") == []
+
+
 def test_second_run_changes_and_moves_nothing(first_run: Run) -> None:
     before = {machine: footprint(machine) for machine in MACHINES}
     run = playbook("site.yml", log="second")

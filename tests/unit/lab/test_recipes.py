@@ -42,6 +42,18 @@ def test_a_key_changes_with_a_files_content(monkeypatch: pytest.MonkeyPatch, tmp
     assert recipe.key() != before
 
 
+def test_a_key_does_not_depend_on_the_umask_of_the_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_text("x")
+    monkeypatch.setattr(recipes, "FILES", tmp_path)
+    recipe = Base(name="x", suite="trixie", packages=(), files={"/f": "f"})
+    keys = []
+    for bits in (0o600, 0o664, 0o755):
+        file.chmod(bits)
+        keys.append(recipe.key())
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_what_images_stand_on_is_found_once() -> None:
     foundations, programs = build.needs(["gateway", "internet", "bookworm-docker", "hub-registry-3", "unknown"])
     assert (foundations, programs) == (["trixie", "bookworm", "debian"], {"registry"})

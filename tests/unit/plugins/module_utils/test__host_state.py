@@ -452,3 +452,21 @@ def test_owners_do_not_meet(host: FakeHost) -> None:
     other.present(_host_state.Wanted(owner="other", files=[file(host.root / "b")]))
     absent()
     assert not (host.root / "a").exists() and (host.root / "b").exists()
+
+
+@pytest.mark.parametrize(("made", "runs"), [("one\n", False), ("", True), (None, True)])
+def test_a_command_runs_again_when_its_result_lacks_a_file(host: FakeHost, made: str | None, runs: bool) -> None:
+    source, result = host.root / "sources" / "one.crt", host.root / "bundle"
+    host.answers["make-bundle"] = Result(0, "", "")
+    wanted = _host_state.Wanted(
+        owner="trust",
+        files=[_files.WantedFile(path=str(source), content=b"one\n", owner="0", group="0")],
+        refresh=[_host_state.Refresh(("make-bundle",), (str(source.parent),), str(result))],
+    )
+    _host_state.HostState(owner="trust", check=False).present(wanted)
+    if made is not None:
+        result.write_text(made, encoding="utf-8")
+    host.calls.clear()
+    outcome = _host_state.HostState(owner="trust", check=False).present(wanted)
+    assert ("make-bundle" in host.calls) is runs
+    assert outcome.changed is runs
