@@ -15,7 +15,7 @@ from tests.lab.engine import client
 from tests.lab.errors import LabError
 from tests.lab.paths import FILES
 from tests.lab.progress import step
-from tests.lab.recipes import MACHINE_IMAGES, RECIPES, Base, Layer
+from tests.lab.recipes import MACHINE_IMAGES, RECIPES, Base, Layer, mode
 
 PREFIX = "slipway-lab/"
 
@@ -140,7 +140,9 @@ def _bootstrap(recipe: Base) -> None:
             "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         ]
         command += [f"--customize-hook=copy-in {FILES / s} /tmp" for s in recipe.files.values()]
-        command += [f'--customize-hook=mv "$1/tmp/{Path(s).name}" "$1{target}"' for target, s in recipe.files.items()]
+        for target, s in recipe.files.items():
+            copied = f'"$1/tmp/{Path(s).name}"'
+            command.append(f'--customize-hook=install -m {mode(FILES / s):o} {copied} "$1{target}" && rm {copied}')
         if recipe.hook:
             command.append(f"--customize-hook={FILES / recipe.hook}")
         command += [recipe.suite, str(root), *sources.lines(recipe.suite, sources.host_archives())]
@@ -157,7 +159,7 @@ def _layer(recipe: Layer) -> None:
     with tarfile.open(fileobj=context, mode="w") as archive:
         _add(archive, "Dockerfile", text.encode())
         for target, source in recipe.files.items():
-            archive.add(FILES / source, target)
+            _add(archive, target, (FILES / source).read_bytes(), mode(FILES / source))
         for name in recipe.programs:
             archive.add(golang.program(name), name)
     context.seek(0)
@@ -168,9 +170,9 @@ def _layer(recipe: Layer) -> None:
         raise LabError(f"Image {recipe.name} could not be built: {error}\n{log[-3000:]}") from error
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+def _add(archive: tarfile.TarFile, name: str, content: bytes, bits: int = 0o644) -> None:
     entry = tarfile.TarInfo(name)
-    entry.size = len(content)
+    entry.size, entry.mode = len(content), bits
     archive.addfile(entry, io.BytesIO(content))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,8 +87,13 @@ def _contents(files: dict[str, str]) -> list[str]:
     found = []
     for target, source in sorted(files.items()):
         path: Path = FILES / source
-        found += [target, oct(path.stat().st_mode & 0o777), path.read_text(encoding="utf-8")]
+        found += [target, oct(mode(path)), path.read_text(encoding="utf-8")]
     return found
+
+
+def mode(path: Path) -> int:
+    """Mode that a file gets in an image: whether it is a program counts, the checkout's umask does not."""
+    return 0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644
 
 
 def _machine(suite: str) -> Base:
