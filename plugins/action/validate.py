@@ -110,7 +110,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             mutually_exclusive=[("role", "roles"), ("roles", "rules"), ("roles", "together")],
             required_one_of=[("role", "roles")],
         )
-        error, notice = check_os(variables.get("ansible_facts", {})) if arguments["system"] else ("", "")
+        error, notice = (
+            check_os(self._templar.template(variables.get("ansible_facts", {}))) if arguments["system"] else ("", "")
+        )
         errors = [error] if error else []
         values: dict[str, t.Any] = {}
         for role in arguments["roles"] or []:
