@@ -27,7 +27,7 @@ if [ "$(cat "$venv/.requirements" 2>/dev/null)" != "$wanted" ]; then
     exit 1
   }
   "$here/step.sh" "Make the virtual environment with $("$python" --version)" "$python" -m venv --clear "$venv"
-  "$here/step.sh" "Install the pinned requirements" "$venv/bin/pip" install --quiet --disable-pip-version-check \
+  "$here/step.sh" "Install the pinned requirements" "$venv/bin/pip" install --quiet --disable-pip-version-check --no-compile \
     --require-hashes -r requirements.txt
   printf '%s' "$wanted" >"$venv/.requirements"
 else
