@@ -38,10 +38,11 @@ RULES = all_rules()
 def collection_digest() -> str:
     """Return a digest of what turns input into a machine's state: the roles and the plugins."""
     found = hashlib.sha256()
-    for part in ("roles", "plugins"):
-        for path in sorted(Path(ROLES).parent.joinpath(part).rglob("*")):
-            if path.is_file() and path.suffix != ".pyc":
-                found.update(str(path).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    top = Path(ROLES).parent
+    for path in sorted([*top.joinpath("roles").rglob("*"), *top.joinpath("plugins").rglob("*")]):
+        if path.is_file() and path.suffix != ".pyc":
+            name = str(path.relative_to(top)).encode()
+            found.update(name + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()
 
 
