@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import glob
+import json
 import os
 import re
 import shutil
@@ -35,6 +37,10 @@ CONF_DIR = "/etc/containerd/conf.d"
 PACKAGE, PACKAGE_OF_DOCKER = "containerd", "containerd.io"
 DOCKER_PACKAGES = ("docker.io", "docker-ce")
 CRI = "io.containerd.grpc.v1.cri"
+# Where each version of the format keeps the settings of CRI's runtime half: runtimes, CDI, CNI.
+RUNTIME_TABLES = {2: CRI, 3: "io.containerd.cri.v1.runtime"}
+# What other roles want of that table; they write the files, we merge them (decision 0015).
+FRAGMENTS = "/etc/slipway/containerd/config.toml.d"
 HEADER = f"{_engines.MANAGED.decode()} Edits are undone by the next run.\n"
 
 
@@ -87,16 +93,53 @@ def build(settings: Settings, *, version: int) -> dict[str, t.Any]:
         }
     # Debian's choice: the default is /opt/containerd, which is not where distributions keep state.
     plugins["io.containerd.internal.v1.opt"] = {"path": "/var/lib/containerd/opt"}
-    config = {"version": version, "imports": [f"{CONF_DIR}/*.toml"], "plugins": plugins}
-    return _daemon_json.overlay(config, settings.options)
+    return {"version": version, "imports": [f"{CONF_DIR}/*.toml"], "plugins": plugins}
 
 
-def render(settings: Settings, *, version: int) -> str:
+def compose(
+    own: t.Mapping[str, t.Any], fragments: t.Mapping[str, _daemon_json.Config], options: t.Mapping[str, t.Any]
+) -> dict[str, t.Any]:
+    """Return the configuration of this role, what other roles add to CRI's runtime table, and the site's own keys.
+
+    A runtime that a fragment adds starts from runc's settings, so that it shares its cgroup driver. The site's options
+    win. Raises HostError where two fragments set one key differently.
+    """
+    table = RUNTIME_TABLES[own["version"]]
+    with_options = _daemon_json.overlay(own, options)
+    runc = with_options["plugins"][table]["containerd"]["runtimes"]["runc"]
+    try:
+        added = _daemon_json.merge(dict(fragments))
+    except _daemon_json.MergeError as exc:
+        raise HostError(str(exc)) from exc
+    containerd = added.get("containerd", {})
+    runtimes = {name: _daemon_json.overlay(runc, runtime) for name, runtime in containerd.get("runtimes", {}).items()}
+    added = _daemon_json.overlay(added, {"containerd": {"runtimes": runtimes}} if runtimes else {})
+    return _daemon_json.overlay(_daemon_json.overlay(own, {"plugins": {table: added}}), options)
+
+
+def render(config: t.Mapping[str, t.Any]) -> str:
     """Return config.toml; HostError when containerd_options holds what TOML cannot say."""
     try:
-        return HEADER + _toml.render(build(settings, version=version))
+        return HEADER + _toml.render(config)
     except TypeError as exc:
         raise HostError(f"containerd_options cannot be written as TOML: {exc}") from exc
+
+
+def fragment_path(name: str) -> str:
+    """Return the file in which a role says what it wants of CRI's runtime table."""
+    return os.path.join(FRAGMENTS, f"50-{name}.json")
+
+
+def read_fragments() -> dict[str, _daemon_json.Config]:
+    """Return every fragment by name; HostError names one that is not a JSON object."""
+    found = {}
+    for path in sorted(glob.glob(fragment_path("*"))):
+        with open(path, encoding="utf-8") as handle:
+            try:
+                found[os.path.basename(path)[3:-5]] = _daemon_json.parse(handle.read())
+            except _daemon_json.BrokenJsonError as exc:
+                raise HostError(f"{path} is not valid JSON ({exc}): remove it and run its role again") from exc
+    return found
 
 
 # --- A configuration that was there before ----------------------------------------------------------------------
@@ -194,9 +237,10 @@ class ContainerdHost:
         installed = _packages.read_installed([PACKAGE, PACKAGE_OF_DOCKER])
         name = PACKAGE_OF_DOCKER if PACKAGE_OF_DOCKER in installed else PACKAGE
         have = installed[name].version if name in installed else ""
-        version = config_version(settings.version, have)
-        config = render(settings, version=version)
-        self._move_legacy(build(settings, version=version))
+        own = build(settings, version=config_version(settings.version, have))
+        config = render(compose(own, read_fragments(), settings.options))
+        self._move_legacy(_daemon_json.overlay(own, settings.options))
+        self._remember(own, settings.options)
         outcome = self.state.present(
             _host_state.Wanted(
                 owner=OWNER,
@@ -211,6 +255,49 @@ class ContainerdHost:
         )
         self._apply(outcome, must_run=True)
         return self._outcome(outcome)
+
+    def merge(self, fragments: t.Mapping[str, _daemon_json.Config]) -> Outcome:
+        """Write config.toml anew after a role has changed its fragment; the running containerd is left alone.
+
+        fragments: what is to be in the files, by role ({} for none), which in check mode they do not say yet. Where
+        the role containerd has not run, nothing is written: it reads the fragments when it does.
+        """
+        ledger = self.state.ledger
+        ledger.load()
+        own, options = self._remembered()
+        if own and CONFIG in ledger.get("paths"):
+            wanted = {name: config for name, config in {**read_fragments(), **fragments}.items() if config}
+            self._put(ledger, render(compose(own, wanted, options)))
+        return self._outcome(self.state.outcome)
+
+    def _put(self, ledger: _files.Ledger, text: str) -> None:
+        content = text.encode()
+        file = _files.WantedFile(path=CONFIG, content=content, mode=_engines.config_mode(content))
+        if change := _files.ensure(file, ledger=ledger, check=self.check):
+            self.state.outcome.changed_paths.append(change.path)
+            self.state.outcome.diffs.append(change.diff)
+        if not self.check:
+            ledger.set("pending", [path for path in ledger.get("pending") if path != CONFIG])
+            ledger.save()
+
+    def _remember(self, own: t.Mapping[str, t.Any], options: t.Mapping[str, t.Any]) -> None:
+        """Keep what this role alone says, so that another role's fragment can be merged with it."""
+        if not self.check:
+            _files.make_private_dirs(self.state.ledger.state_dir, os.path.dirname(self._memory))
+            content = json.dumps({"own": own, "options": options}).encode()
+            _files.write_atomic(path=self._memory, content=content, mode=0o600, uid=os.geteuid(), gid=os.getegid())
+
+    def _remembered(self) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
+        try:
+            with open(self._memory, encoding="utf-8") as handle:
+                data = json.load(handle)
+        except (FileNotFoundError, ValueError):
+            return {}, {}
+        return data["own"], data["options"]
+
+    @property
+    def _memory(self) -> str:
+        return os.path.join(self.state.ledger.state_dir, OWNER, "own.json")
 
     def absent(self) -> Outcome:
         """Undo everything; the package stays where Docker needs it, the data under /var/lib/containerd always."""

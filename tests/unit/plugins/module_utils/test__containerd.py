@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.slipway.platform.plugins.module_utils import _containerd, _engines, _files
+from ansible_collections.slipway.platform.plugins.module_utils import (
+    _containerd,
+    _daemon_json,
+    _engines,
+    _files,
+)
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 
 from tests.unit.fakes import FakeHost, FakePackage, FakeUnit
@@ -36,6 +43,10 @@ def settings(**values: Any) -> _containerd.Settings:
     return _containerd.Settings(**{"version": "1.7.*", "sandbox_image": "reg/pause:3.10", **values})
 
 
+def text_of(given: _containerd.Settings, *, version: int, **fragments: dict[str, Any]) -> str:
+    return _containerd.render(_containerd.compose(_containerd.build(given, version=version), fragments, given.options))
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -49,13 +60,14 @@ def settings(**values: Any) -> _containerd.Settings:
 )
 @pytest.mark.parametrize("version", [2, 3])
 def test_what_is_written_is_what_is_meant(given: _containerd.Settings, version: int) -> None:
-    text = _containerd.render(given, version=version)
+    text = text_of(given, version=version)
     assert text.startswith("# Managed by slipway.platform.containerd. Edits are undone by the next run.\n")
-    assert tomllib.loads(text) == _containerd.build(given, version=version)
+    own = _containerd.build(given, version=version)
+    assert tomllib.loads(text) == _daemon_json.overlay(own, given.options)
 
 
 def test_version_2() -> None:
-    config = tomllib.loads(_containerd.render(SETTINGS, version=2))
+    config = tomllib.loads(text_of(SETTINGS, version=2))
     cri = config["plugins"]["io.containerd.grpc.v1.cri"]
     assert config["version"] == 2
     assert config["imports"] == ["/etc/containerd/conf.d/*.toml"]
@@ -66,7 +78,7 @@ def test_version_2() -> None:
 
 
 def test_version_3() -> None:
-    config = tomllib.loads(_containerd.render(SETTINGS, version=3))
+    config = tomllib.loads(text_of(SETTINGS, version=3))
     images, runtime = (config["plugins"][f"io.containerd.cri.v1.{name}"] for name in ("images", "runtime"))
     assert config["version"] == 3
     assert images["pinned_images"] == {"sandbox": "reg/pause:3.10"}
@@ -77,7 +89,7 @@ def test_version_3() -> None:
 
 def test_options_win() -> None:
     options = {"debug": {"level": "debug"}, "plugins": {"io.containerd.grpc.v1.cri": {"max_concurrent_downloads": 9}}}
-    config = tomllib.loads(_containerd.render(settings(options=options), version=2))
+    config = tomllib.loads(text_of(settings(options=options), version=2))
     assert config["debug"] == {"level": "debug"}
     assert config["plugins"]["io.containerd.grpc.v1.cri"]["max_concurrent_downloads"] == 9
     assert config["plugins"]["io.containerd.grpc.v1.cri"]["sandbox_image"] == "reg/pause:3.10"
@@ -85,7 +97,35 @@ def test_options_win() -> None:
 
 def test_options_that_toml_cannot_say() -> None:
     with pytest.raises(HostError, match="containerd_options cannot be written as TOML"):
-        _containerd.render(settings(options={"x": None}), version=2)
+        text_of(settings(options={"x": None}), version=2)
+
+
+NVIDIA = {"enable_cdi": True, "containerd": {"runtimes": {"nvidia": {"options": {"BinaryName": "/usr/bin/nvidia"}}}}}
+
+
+@pytest.mark.parametrize(("version", "table"), [(2, "io.containerd.grpc.v1.cri"), (3, "io.containerd.cri.v1.runtime")])
+def test_a_runtime_of_another_role_starts_from_runcs_settings(version: int, table: str) -> None:
+    runc = {"privileged_without_host_devices": True, "options": {"SystemdCgroup": False}}
+    options = {"plugins": {table: {"containerd": {"runtimes": {"runc": runc}}}}}
+    config = tomllib.loads(text_of(settings(options=options), version=version, nvidia=NVIDIA))
+    runtimes = config["plugins"][table]["containerd"]["runtimes"]
+    assert runtimes["runc"] == {"runtime_type": "io.containerd.runc.v2", **runc}
+    assert runtimes["nvidia"] == {
+        **runtimes["runc"],
+        "options": {"SystemdCgroup": False, "BinaryName": "/usr/bin/nvidia"},
+    }
+    assert config["plugins"][table]["enable_cdi"] is True
+
+
+def test_the_sites_options_win_over_a_fragment() -> None:
+    options = {"plugins": {"io.containerd.grpc.v1.cri": {"enable_cdi": False}}}
+    config = tomllib.loads(text_of(settings(options=options), version=2, nvidia=NVIDIA))
+    assert config["plugins"]["io.containerd.grpc.v1.cri"]["enable_cdi"] is False
+
+
+def test_fragments_that_contradict_each_other_are_named() -> None:
+    with pytest.raises(HostError, match="'nvidia' and 'other' contradict each other: enable_cdi"):
+        text_of(SETTINGS, version=2, nvidia=NVIDIA, other={"enable_cdi": False})
 
 
 LEGACY = """
@@ -148,6 +188,9 @@ class Lab:
         monkeypatch.setattr(_containerd, "CONFIG", str(self.config))
         monkeypatch.setattr(_containerd, "CERTS_DIR", str(self.certs))
         monkeypatch.setattr(_containerd, "CONF_DIR", str(etc / "conf.d"))
+        self.fragments = host.root / "config.toml.d"
+        self.fragments.mkdir()
+        monkeypatch.setattr(_containerd, "FRAGMENTS", str(self.fragments))
         monkeypatch.setattr(_engines, "apply", self._apply)
 
     def _apply(self, runner: object, name: str, *, check: bool, must_run: bool) -> _engines.Applied:
@@ -266,3 +309,47 @@ def test_credentials_of_an_older_configuration_are_not_shown(lab: Lab) -> None:
     assert "sandbox_image" in str(outcome.diffs)
     assert [secret for secret in ("s3cret", "dTpw") if secret in str(outcome.diffs)] == []
     assert [secret for secret in ("s3cret", "dTpw") if secret in str(lab.run().absent().diffs)] == []
+
+
+def test_fragments_of_other_roles_are_merged_in_whatever_order(lab: Lab) -> None:
+    fragment = write_fragment(lab, "nvidia", NVIDIA)
+    assert not lab.run().merge({"nvidia": NVIDIA}).changed, "without the role containerd there is nothing to write"
+    lab.run().present(SETTINGS)
+    first = lab.config.read_text()
+    assert "BinaryName" in first
+    assert not lab.run().merge({"nvidia": NVIDIA}).changed
+    fragment.unlink()
+    assert lab.run().merge({"nvidia": {}}).changed_paths == [str(lab.config)]
+    assert "BinaryName" not in lab.config.read_text()
+    write_fragment(lab, "nvidia", NVIDIA)
+    lab.run().merge({"nvidia": NVIDIA})
+    assert lab.config.read_text() == first
+    assert not lab.run().present(SETTINGS).changed
+
+
+def write_fragment(lab: Lab, name: str, config: dict[str, Any]) -> Path:
+    path = Path(_containerd.fragment_path(name))
+    path.write_text(json.dumps(config))
+    assert path.parent == lab.fragments
+    return path
+
+
+def test_check_mode_merges_a_fragment_that_is_not_written_yet(lab: Lab) -> None:
+    lab.run().present(SETTINGS)
+    before = lab.config.read_text()
+    outcome = lab.run(check=True).merge({"nvidia": NVIDIA})
+    assert outcome.changed_paths == [str(lab.config)]
+    assert "BinaryName" in outcome.diffs[0]["after"]
+    assert lab.config.read_text() == before
+
+
+def test_a_broken_fragment_is_named(lab: Lab) -> None:
+    (lab.fragments / "50-x.json").write_text("[")
+    with pytest.raises(HostError, match=r"50-x.json is not valid JSON .*remove it and run its role again"):
+        lab.run().present(SETTINGS)
+
+
+def test_removal_forgets_what_was_merged(lab: Lab) -> None:
+    lab.run().present(SETTINGS)
+    lab.run().absent()
+    assert not lab.run().merge({"nvidia": NVIDIA}).changed
