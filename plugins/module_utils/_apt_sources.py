@@ -14,56 +14,139 @@ import re
 import stat
 import typing as t
 
+from ansible_collections.slipway.platform.plugins.module_utils import _openpgp
 from ansible_collections.slipway.platform.plugins.module_utils._files import WantedFile
 
 APT_DIR = "/etc/apt"
+SHARED_KEYS = "/usr/share/keyrings"  # of packages, and where many instructions have people put keys by hand
+DPKG_INFO = "/var/lib/dpkg/info"
 HEADER = "# Managed by slipway.platform.{role}. Edits are undone by the next run.\n"
+# deb822(5): stanzas are separated by empty lines; a field goes on in lines that begin with a blank.
+STANZAS = re.compile(r"\n(?:[ \t]*\n)+")
+URIS = re.compile(r"^(URIs:)((?:.*)(?:\n[ \t].*)*)", re.M | re.I)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Repository:
-    """An apt repository; key is the armoured public key itself, name that of our files, role who manages them."""
+    """An apt repository; key is the armoured public key itself, name that of our files, role who manages them.
+
+    A suite that ends in a slash is the path of a flat repository, which has no components (sources.list(5)).
+    also are addresses without scheme where the same source was, or is, to be had: entries for them, and for anything
+    below them, are former definitions too.
+    """
 
     name: str
     role: str
     url: str
     suite: str
-    component: str
+    component: str = ""
     key: str
+    also: tuple[str, ...] = ()
+
+    def is_at(self, uri: str) -> bool:
+        """Tell whether an entry with this address is a definition of the repository."""
+        return same_address(uri, self.url) or any(_is_below(uri, place) for place in self.also)
 
 
-def files(repository: Repository, *, known: t.Collection[str] = (), apt_dir: str = APT_DIR) -> list[WantedFile]:
+@dataclasses.dataclass
+class Former:
+    """What older definitions said: the key files they named, and whether one named none and trusted apt's own."""
+
+    keys: set[str] = dataclasses.field(default_factory=set)
+    unsigned: bool = False
+
+    def note(self, keys: t.Iterable[str], *, signed: bool) -> None:
+        """Add what one entry says."""
+        self.keys |= set(keys)
+        self.unsigned |= not signed
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where apt and dpkg keep things; tests put them elsewhere."""
+
+    apt: str = APT_DIR
+    shared_keys: str = SHARED_KEYS
+    dpkg_info: str = DPKG_INFO
+
+    def sources(self) -> list[str]:
+        """Return every file that may define repositories."""
+        return [os.path.join(self.apt, "sources.list"), *glob.glob(os.path.join(self.apt, "sources.list.d", "*"))]
+
+    @property
+    def trusted(self) -> str:
+        """The directory of the keys that apt takes for any repository without Signed-By."""
+        return os.path.join(self.apt, "trusted.gpg.d")
+
+    def holds(self, path: str) -> bool:
+        """Tell whether a path is one that repositories are made of."""
+        return path == os.path.join(self.apt, "sources.list") or path.startswith(
+            (os.path.join(self.apt, "sources.list.d") + "/", *self._key_directories())
+        )
+
+    def is_hand_made_key(self, path: str) -> bool:
+        """Tell whether a key lies where administrators put keys by hand, and no package has it in its list."""
+        return path.startswith(self._key_directories()) and not self._is_packaged(path)
+
+    def _key_directories(self) -> tuple[str, ...]:
+        return os.path.join(self.apt, "keyrings") + "/", self.trusted + "/", self.shared_keys + "/"
+
+    def _is_packaged(self, path: str) -> bool:
+        line = f"{path}\n"
+        return any(line in (_read(name) or "") for name in glob.glob(os.path.join(self.dpkg_info, "*.list")))
+
+
+PLACES = Places()
+
+
+def files(repository: Repository, *, known: t.Collection[str] = (), places: Places = PLACES) -> list[WantedFile]:
     """Return the files that define the repository once: ours, and every older definition without its entry for it.
 
-    known are paths that we changed in an earlier run: they stay listed, so that they are not given back.
+    known are paths that we changed in an earlier run: those of them that are apt's stay listed, so that they are not
+    given back.
     """
-    source = os.path.join(apt_dir, "sources.list.d", f"slipway-{repository.name}.sources")
-    key = os.path.join(apt_dir, "keyrings", f"slipway-{repository.name}.asc")
+    source = os.path.join(places.apt, "sources.list.d", f"slipway-{repository.name}.sources")
+    key = os.path.join(places.apt, "keyrings", f"slipway-{repository.name}.asc")
     wanted = [
         WantedFile(path=key, content=repository.key.strip().encode() + b"\n"),
         WantedFile(path=source, content=_deb822(repository, key).encode()),
     ]
-    places = [os.path.join(apt_dir, "sources.list"), *glob.glob(os.path.join(apt_dir, "sources.list.d", "*"))]
-    texts = {path: text for path in places if path != source and (text := _read(path)) is not None}
-    keys: set[str] = set()
-    rest: dict[str, str] = {}
-    for path, text in texts.items():
-        rest[path], signed_by = strip(text, repository.url, deb822=path.endswith(".sources"))
-        keys |= signed_by
+    texts = {path: text for path in places.sources() if path != source and (text := _read(path)) is not None}
+    former = Former()
+    rest = {path: strip(text, repository, former, deb822=path.endswith(".sources")) for path, text in texts.items()}
     wanted += [_without(path, rest[path]) for path in sorted(rest) if rest[path] != texts[path] or path in known]
-    still_used = "\n".join(rest.values())
-    gone = {path for path in keys if path not in still_used and _is_ours_to_remove(path, apt_dir)}
-    gone |= {path for path in known if path not in texts and path not in (source, key)}
+    still_used = "\n".join(line for text in rest.values() for line in _meaningful(text))
+    keys = former.keys | (_trusted_keys(repository, places) if former.unsigned else set())
+    gone = {path for path in keys if path not in still_used and places.is_hand_made_key(path)}
+    gone |= {path for path in known if path not in texts and path not in (source, key) and places.holds(path)}
     wanted += [WantedFile(path=path, kind="absent") for path in sorted(gone)]
     return wanted
 
 
 def _deb822(repository: Repository, key: str) -> str:
+    components = "" if repository.suite.endswith("/") else f"Components: {repository.component}\n"
     return (
         HEADER.format(role=repository.role)
-        + f"Types: deb\nURIs: {repository.url}\nSuites: {repository.suite}\n"
-        + f"Components: {repository.component}\nSigned-By: {key}\n"
+        + f"Types: deb\nURIs: {repository.url}\nSuites: {repository.suite}\n{components}Signed-By: {key}\n"
     )
+
+
+def _trusted_keys(repository: Repository, places: Places) -> set[str]:
+    """Return the files among apt's own keys that hold the repository's key and no other."""
+    try:
+        ours = _openpgp.fingerprint(repository.key.encode())
+    except _openpgp.KeyTextError:
+        return set()
+    found = set()
+    for path in glob.glob(os.path.join(places.trusted, "*")):
+        try:
+            with open(path, "rb") as handle:
+                theirs = _openpgp.fingerprint(handle.read())
+        except (OSError, _openpgp.KeyTextError):
+            continue
+        if theirs == ours:
+            found.add(path)
+    return found
 
 
 def _read(path: str) -> str | None:
@@ -74,10 +157,13 @@ def _read(path: str) -> str | None:
         return None
 
 
+def _meaningful(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
 def _without(path: str, text: str) -> WantedFile:
     """Return what stays of a file: nothing but comments is no file (apt's own sources.list may be empty)."""
-    meaningful = any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
-    if not meaningful:
+    if not _meaningful(text):
         return WantedFile(path=path, kind="absent")
     info = os.stat(path)
     return WantedFile(
@@ -89,43 +175,60 @@ def _without(path: str, text: str) -> WantedFile:
     )
 
 
-def _is_ours_to_remove(path: str, apt_dir: str) -> bool:
-    """Tell whether a key lies where administrators put keys by hand; /usr/share may belong to a package."""
-    return path.startswith((os.path.join(apt_dir, "keyrings") + "/", os.path.join(apt_dir, "trusted.gpg.d") + "/"))
+def _plain(uri: str) -> list[str]:
+    """Return an address as the parts of its path; scheme and a closing slash make no difference to what apt finds."""
+    return re.sub(r"^[a-z+]+://", "", uri.strip().lower()).rstrip("/").split("/")
+
+
+def _same(left: t.Sequence[str], right: t.Sequence[str]) -> bool:
+    """Compare parts; apt puts the machine's architecture in place of $(ARCH), so it is the same as any part."""
+    return len(left) == len(right) and all(
+        one == other or "$(arch)" in (one, other) for one, other in zip(left, right, strict=True)
+    )
 
 
 def same_address(left: str, right: str) -> bool:
-    """Compare two repository addresses; scheme and a closing slash make no difference to what apt finds there."""
-
-    def plain(url: str) -> str:
-        return re.sub(r"^[a-z+]+://", "", url.strip().lower()).rstrip("/")
-
-    return plain(left) == plain(right)
+    """Compare two repository addresses."""
+    return _same(_plain(left), _plain(right))
 
 
-def strip(text: str, url: str, *, deb822: bool) -> tuple[str, set[str]]:
-    """Return a source file's text without its entries for an address, and the key files that these named."""
-    return _strip_deb822(text, url) if deb822 else _strip_lines(text, url)
+def _is_below(uri: str, place: str) -> bool:
+    """Tell whether an address is a place or below it, part by part: /deb is not below /de."""
+    parts = _plain(place)
+    return _same(_plain(uri)[: len(parts)], parts)
 
 
-def _strip_lines(text: str, url: str) -> tuple[str, set[str]]:
-    kept, keys = [], set()
+def strip(text: str, repository: Repository, former: Former, *, deb822: bool) -> str:
+    """Return a source file's text without its entries for the repository; former is told what these said."""
+    return (_strip_deb822 if deb822 else _strip_lines)(text, repository, former)
+
+
+def _strip_lines(text: str, repository: Repository, former: Former) -> str:
+    kept = []
     for line in text.splitlines(keepends=True):
         match = re.match(r"\s*deb(?:-src)?\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)", line)
-        if match and same_address(match["uri"], url):
-            keys |= set(re.findall(r"signed-by=([^\s,]+)", match["options"] or "", re.I))
+        if match and repository.is_at(match["uri"]):
+            signed_by = re.findall(r"signed-by=(\S+)", match["options"] or "", re.I)
+            former.note(",".join(signed_by).split(","), signed=bool(signed_by))
         else:
             kept.append(line)
-    return "".join(kept), keys
+    return "".join(kept)
 
 
-def _strip_deb822(text: str, url: str) -> tuple[str, set[str]]:
-    kept, keys = [], set()
-    for stanza in re.split(r"\n(?:[ \t]*\n)+", text):
-        uris = re.search(r"^URIs:(.*(?:\n[ \t].*)*)", stanza, re.M | re.I)
-        if uris and any(same_address(uri, url) for uri in uris[1].split()):
-            keys |= set(re.findall(r"^Signed-By:\s*(/\S+)", stanza, re.M | re.I))
-        else:
-            kept.append(stanza)
-    rest = "\n\n".join(kept)
-    return (text if not keys and len(kept) == len(re.split(r"\n(?:[ \t]*\n)+", text)) else rest), keys
+def _strip_deb822(text: str, repository: Repository, former: Former) -> str:
+    stanzas = STANZAS.split(text)
+    kept = [_strip_stanza(stanza, repository, former) for stanza in stanzas]
+    return text if kept == stanzas else "\n\n".join(stanza for stanza in kept if stanza)
+
+
+def _strip_stanza(stanza: str, repository: Repository, former: Former) -> str:
+    field = URIS.search(stanza)
+    if not field:
+        return stanza
+    uris = field[2].split()
+    others = [uri for uri in uris if not repository.is_at(uri)]
+    if others == uris:
+        return stanza
+    signed_by = re.search(r"^Signed-By:(.*)", stanza, re.M | re.I)
+    former.note(re.findall(r"/[^\s,]+", signed_by[1]) if signed_by else (), signed=bool(signed_by))
+    return stanza[: field.start(2)] + f" {' '.join(others)}" + stanza[field.end(2) :] if others else ""
