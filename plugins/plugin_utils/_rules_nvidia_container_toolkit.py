@@ -31,7 +31,7 @@ def nvidia_repository_url(value: t.Any) -> Verdict:
     return Problem("an http or https address without credentials", "", got)
 
 
-def nvidia_fingerprint(value: t.Any) -> Verdict:
+def openpgp_fingerprint(value: t.Any) -> Verdict:
     """Accept a fingerprint of an OpenPGP key: 40 hex digits, 64 of a version 6 key; blanks make no difference."""
     if re.fullmatch(r"[0-9A-F]{40}|[0-9A-F]{64}", _digits(value)):
         return None
@@ -62,8 +62,8 @@ def nvidia_key(value: t.Any) -> Verdict:
 
 
 def nvidia_gpu(value: t.Any) -> Verdict:
-    """Accept {enabled, gpu, default_runtime, require_gpu}: nothing asks for a GPU where the inventory says none is."""
-    if not boolean(value.get("enabled"), strict=False) or value.get("gpu") != "absent":
+    """Accept {gpu, default_runtime, require_gpu}: nothing asks for a GPU where the inventory says none is."""
+    if value.get("gpu") != "absent":
         return None
     return [
         Problem("to be false, because nvidia_container_toolkit_gpu is absent", f".{name}", "true")
@@ -73,9 +73,9 @@ def nvidia_gpu(value: t.Any) -> Verdict:
 
 
 RULES: dict[str, Rule] = {
-    "nvidia_fingerprint": nvidia_fingerprint,
     "nvidia_gpu": nvidia_gpu,
     "nvidia_key": nvidia_key,
     "nvidia_repository_url": nvidia_repository_url,
     "nvidia_version": nvidia_version,
+    "openpgp_fingerprint": openpgp_fingerprint,
 }

@@ -54,12 +54,12 @@ def test_a_password_in_an_address_is_not_shown() -> None:
 
 @pytest.mark.parametrize("value", [RSA_FINGERPRINT, RSA_FINGERPRINT.lower(), "C95B 321B " * 5, "a" * 64])
 def test_fingerprints(value: str) -> None:
-    assert not rules.nvidia_fingerprint(value)
+    assert not rules.openpgp_fingerprint(value)
 
 
 @pytest.mark.parametrize("value", ["", "F796ECB0", "g" * 40, "a" * 41, None])
 def test_wrong_fingerprints(value: Any) -> None:
-    assert "40 or 64 hex digits" in str(rules.nvidia_fingerprint(value))
+    assert "40 or 64 hex digits" in str(rules.openpgp_fingerprint(value))
 
 
 @pytest.mark.parametrize("fingerprint", [RSA_FINGERPRINT, "54b3 0ca4 dc14 6339 e252  be71 b473 ad80 c397 ef2f"])
@@ -104,17 +104,13 @@ def test_what_is_no_key(key: str, got: str) -> None:
     ],
 )
 def test_gpus(values: dict[str, Any]) -> None:
-    assert told("nvidia_gpu", enabled=True, **values) == []
-
-
-def test_where_the_role_is_off_nothing_asks_for_a_gpu() -> None:
-    assert told("nvidia_gpu", enabled=False, gpu="absent", default_runtime=True, require_gpu=True) == []
+    assert told("nvidia_gpu", **values) == []
 
 
 @pytest.mark.parametrize("name", ["default_runtime", "require_gpu"])
 def test_nothing_may_ask_for_a_gpu_that_is_said_to_be_absent(name: str) -> None:
     values = {"gpu": "absent", "default_runtime": False, "require_gpu": False, name: True}
-    assert told("nvidia_gpu", enabled=True, **values) == [
+    assert told("nvidia_gpu", **values) == [
         f"{PREFIX}{name} is true: it needs to be false, because {PREFIX}gpu is absent."
     ]
 
