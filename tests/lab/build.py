@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from tests.lab import golang, images, internet, paths
-from tests.lab.recipes import MACHINE_IMAGES, RECIPES, Base
+from tests.lab import golang, gpu, images, internet, paths
+from tests.lab.recipes import MACHINE_IMAGES, RECIPES, Base, Layer
 
 # Bootstrapping waits for the network and the compiler for the processor: three at a time keep two cores busy.
 AT_ONCE = 3
@@ -51,8 +51,11 @@ def needs(names: Iterable[str]) -> tuple[list[str], set[str]]:
         if isinstance(recipe, Base):
             foundations[recipe.name] = None
         elif recipe is not None:
-            programs.update(recipe.programs)
-            below, more = needs([recipe.parent, *recipe.copies])
+            copies: tuple[str, ...] = ()
+            if isinstance(recipe, Layer):
+                programs.update(recipe.programs)
+                copies = recipe.copies
+            below, more = needs([recipe.parent, *copies])
             foundations.update(dict.fromkeys(below))
             programs |= more
     return list(foundations), programs
@@ -72,6 +75,7 @@ def clean() -> list[str]:
     current = {images.tag(name) for name in RECIPES}
     current_files = {images.archive(name) for name in MACHINE_IMAGES} | {internet.content_directory()}
     current_files |= {golang.directory(name) for name in golang.PROGRAMS} | {golang.toolchain_directory()}
+    current_files.add(gpu.directory())
     gone = images.remove_all_but(current)
     for entry in paths.artefacts().iterdir():
         if entry not in current_files:

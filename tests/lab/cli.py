@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.lab import build, engine, images, internet, lab, machines, molecule, paths, plan, seed, ssh
+from tests.lab import build, engine, gpu, images, internet, lab, machines, molecule, paths, plan, seed, ssh
 from tests.lab.errors import LabError
 from tests.lab.plan import Machine
 
@@ -53,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     shell.add_argument("name")
     shell.add_argument("command", nargs=argparse.REMAINDER)
     add("status", _status, "List the machines.").add_argument("--json", action="store_true")
+    card = add("gpu", _gpu, "Give a machine simulated NVIDIA GPUs, change them, or take them away.")
+    card.add_argument("machine")
+    card.add_argument("--count", type=int, default=gpu.COUNT, help="how many, by default %(default)s")
+    card.add_argument("--driver", default=gpu.DRIVER, help="version of the driver, by default %(default)s")
+    card.add_argument("--remove", action="store_true", help="take GPUs and driver away")
     seeding = add("seed", _seed, "Push hello:1, which exists nowhere else, to the private registry.")
     seeding.add_argument("--machine", default="registry", help="where the registry runs")
     seeding.add_argument("--host", help="the registry's name, by default MACHINE.corp.lab")
@@ -115,6 +120,14 @@ def _ssh(arguments: argparse.Namespace) -> int:
     else:
         command = ssh.command(container.labels[plan.LABEL_ADDRESS], arguments.command)
     return subprocess.run(command, check=False).returncode
+
+
+def _gpu(arguments: argparse.Namespace) -> int:
+    if arguments.remove:
+        gpu.remove(arguments.machine)
+    else:
+        gpu.install(arguments.machine, count=arguments.count, driver=arguments.driver)
+    return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -1,11 +1,17 @@
-"""Go programs that the lab needs, built from their modules once and kept in the cache."""
+"""Go programs that the lab needs, built from their modules once and kept in the cache.
+
+Those that need a C compiler too are images: `tests.lab.recipes.Compiled`.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +78,53 @@ def _install(wanted: Program, target: Path) -> None:
     if result.returncode:
         raise LabError(f"{' '.join(command)} failed: {result.stderr[-3000:]}")
     temporary.rename(target)
+
+
+def download(module: str, version: str, packages: Sequence[str]) -> Path:
+    """Fetch a module and all that some of its packages are made of.
+
+    Returns:
+        Directory of the module, which is read-only.
+
+    Raises:
+        LabError: Go could not have them.
+    """
+    answer = json.loads(_go("mod", "download", "-json", f"{module}@{version}"))
+    directory = Path(answer["Dir"])
+    _go("list", "-deps", *(f"./{package}" for package in packages), directory=directory)
+    return directory
+
+
+def binary() -> Path:
+    """The Go command inside of `root`."""
+    return root() / "bin" / "go"
+
+
+def root() -> Path:
+    """Directory of the toolchain."""
+    return Path(_environment()["GOROOT"])
+
+
+def module_cache() -> Path:
+    """Directory of what has been downloaded."""
+    return Path(_environment()["GOMODCACHE"])
+
+
+@functools.cache
+def _environment() -> dict[str, str]:
+    found: dict[str, str] = json.loads(_go("env", "-json", "GOROOT", "GOMODCACHE"))
+    return found
+
+
+def _go(*words: str, directory: Path | None = None) -> str:
+    # The packages' files depend on cgo; listing them needs no C compiler.
+    environment = {**os.environ, "CGO_ENABLED": "1", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}
+    command = [go_command(), *words]
+    where = directory or paths.artefacts()
+    result = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise LabError(f"{' '.join(command)} failed: {(result.stderr or result.stdout)[-3000:]}")
+    return result.stdout
 
 
 def go_command() -> str:

@@ -15,12 +15,14 @@ from tests.lab.engine import client
 from tests.lab.errors import LabError
 from tests.lab.paths import FILES
 from tests.lab.progress import step
-from tests.lab.recipes import MACHINE_IMAGES, RECIPES, Base, Layer, mode
+from tests.lab.recipes import MACHINE_IMAGES, PROGRAMS_ROOT, RECIPES, SOURCES_ROOT, Base, Compiled, Layer, mode
 
 PREFIX = "slipway-lab/"
 
 # Debian's client: another one first on PATH may not speak to Debian's dockerd.
 DOCKER = "/usr/bin/docker"
+
+COMPILE_SECONDS = 1800
 
 
 def tag(name: str) -> str:
@@ -114,9 +116,14 @@ def _load_or_build(name: str) -> None:
     if isinstance(recipe, Base):
         with step(f"image {name} from Debian packages"):
             _bootstrap(recipe)
+    elif isinstance(recipe, Compiled):
+        ensure(recipe.parent)
+        with step(f"image {name} from {recipe.module} {recipe.version}"):
+            _compile(recipe)
     else:
         for below in (recipe.parent, *recipe.copies):
-            ensure(below)
+            if below in RECIPES:
+                ensure(below)
         with step(f"image {name} on top of {recipe.parent}"):
             _layer(recipe)
     if name in MACHINE_IMAGES:
@@ -168,6 +175,38 @@ def _layer(recipe: Layer) -> None:
     except (docker.errors.BuildError, docker.errors.APIError) as error:
         log = "".join(str(line.get("stream", "")) for line in getattr(error, "build_log", []))
         raise LabError(f"Image {recipe.name} could not be built: {error}\n{log[-3000:]}") from error
+
+
+def _compile(recipe: Compiled) -> None:
+    """Compile a Go module's programs in a container of the parent: Go, and what it has downloaded, are the host's."""
+    module = golang.download(recipe.module, recipe.version, recipe.packages)
+    commands = f"mkdir {PROGRAMS_ROOT} && {golang.binary()} build -trimpath -buildvcs=false -o {PROGRAMS_ROOT}/"
+    commands += ' -ldflags "$LINK_FLAGS" ' + " ".join(f"./{package}" for package in recipe.packages)
+    if recipe.sources:
+        commands += f" && cp -r {module}/{recipe.sources} {SOURCES_ROOT}"
+    container = client().containers.create(
+        tag(recipe.parent),
+        ["sh", "-c", commands],
+        network_mode="none",
+        working_dir=str(module),
+        volumes=[f"{path}:{path}:ro" for path in (golang.root(), golang.module_cache())] + ["/tmp"],
+        environment={
+            "LINK_FLAGS": recipe.link_flags,
+            "CGO_ENABLED": "1",
+            "GOCACHE": "/tmp/go-build",
+            "GOFLAGS": "-mod=readonly",
+            "GOMODCACHE": str(golang.module_cache()),
+            "GOPROXY": "off",
+            "GOTOOLCHAIN": "local",
+        },
+    )
+    try:
+        container.start()
+        if container.wait(timeout=COMPILE_SECONDS)["StatusCode"]:
+            raise LabError(f"Compiling {recipe.name} failed: {container.logs(tail=40).decode(errors='replace')}")
+        container.commit(repository=PREFIX + recipe.name, tag=recipe.key())
+    finally:
+        container.remove(v=True, force=True)
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes, bits: int = 0o644) -> None:

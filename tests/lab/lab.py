@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from typing import TypeVar
 
-from tests.lab import build, engine, gateway, internet, machines, paths, plan, smoke
+from tests.lab import build, engine, gateway, gpu, internet, machines, paths, plan, smoke
 from tests.lab.machines import Form
 from tests.lab.plan import Machine
 from tests.lab.progress import say, step
@@ -58,6 +58,7 @@ def up(wanted: Iterable[Machine], *, keep_account: bool = True) -> None:
         gateway.publish_names()
         _together(lambda machine: machines.wait(machine.name, healthy=made[machine]), wanted)
         _together(lambda machine: smoke.check(machine.name), [machine for machine in wanted if made[machine]])
+        _together(gpu.ensure, wanted)
 
 
 def base(*, keep_account: bool = True) -> None:

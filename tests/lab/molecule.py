@@ -13,7 +13,7 @@ from tests.lab import lab, machines, paths, plan, ssh
 from tests.lab.errors import LabError
 from tests.lab.plan import Machine
 
-PLATFORM_KEYS = {"name", "image", "groups"}
+PLATFORM_KEYS = {"name", "image", "groups", "gpus"}
 
 
 def create(environment: Mapping[str, str]) -> None:
@@ -47,7 +47,7 @@ def platforms(scenario: Mapping[str, Any], name: str) -> list[Machine]:
         name: The scenario's name; owns the machines.
 
     Raises:
-        LabError: A platform has a key that means nothing here, or the lab's own machine's name.
+        LabError: A platform has a key or a value that means nothing here, or the lab's own machine's name.
     """
     found = []
     for platform in scenario.get("platforms", []):
@@ -58,7 +58,10 @@ def platforms(scenario: Mapping[str, Any], name: str) -> list[Machine]:
         if platform["name"] in {machine.name for machine in plan.MACHINES}:
             raise LabError(f"Scenario {name}: platform '{platform['name']}' is a machine of the lab: it needs another.")
         image = _image(platform.get("image", "trixie"), os.environ.get("MOLECULE_IMAGE", ""))
-        found.append(Machine(name=platform["name"], image=image, owner=f"molecule/{name}"))
+        gpus = platform.get("gpus", 0)
+        if not isinstance(gpus, int):
+            raise LabError(f"Scenario {name}: platform {platform['name']} has '{gpus}' gpus: it needs a number.")
+        found.append(Machine(name=platform["name"], image=image, owner=f"molecule/{name}", gpus=gpus))
     return found
 
 

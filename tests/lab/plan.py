@@ -43,12 +43,14 @@ class Machine:
         image: Name of a recipe in `tests.lab.recipes`.
         address: On the corporate network; None takes one from the pool.
         owner: "lab", or the molecule scenario that made it.
+        gpus: Simulated NVIDIA GPUs; 0 leaves it to `python -m tests.lab gpu`.
     """
 
     name: str
     image: str
     address: IPv4Address | None = None
     owner: str = "lab"
+    gpus: int = 0
 
     @property
     def container(self) -> str:
@@ -63,7 +65,7 @@ class Machine:
 
 MACHINES = (
     Machine(name="registry", image="trixie", address=IPv4Address("172.29.64.11")),
-    Machine(name="node1", image="trixie", address=IPv4Address("172.29.64.21")),
+    Machine(name="node1", image="trixie", address=IPv4Address("172.29.64.21"), gpus=2),
     Machine(name="node2", image="bookworm", address=IPv4Address("172.29.64.22")),
 )
 PROFILES = {"core": MACHINES}

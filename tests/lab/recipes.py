@@ -58,7 +58,7 @@ class Layer:
 
     Attributes:
         name: Image name, without the lab's prefix.
-        parent: Recipe below.
+        parent: Recipe below, or "scratch" for nothing.
         dockerfile: Text after the FROM line.
         files: Name in the build context to file below tests/lab/files.
         programs: Go programs (see `tests.lab.golang`), under their names in the build context.
@@ -80,7 +80,41 @@ class Layer:
         return digest(parent, self.dockerfile, *_contents(self.files), *programs, *copies)
 
 
-Recipe = Base | Layer
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """An image with programs of a Go module that need a C compiler.
+
+    They are linked against the parent's C library, so they run on every Debian that is not older than the parent.
+
+    Attributes:
+        name: Image name, without the lab's prefix.
+        parent: Recipe that has the C compiler.
+        module: Go module.
+        version: Its version.
+        packages: Main packages below the module; the programs lie in PROGRAMS_ROOT.
+        link_flags: For Go's linker.
+        sources: Directory of the module that is kept in SOURCES_ROOT, "" for none.
+    """
+
+    name: str
+    parent: str
+    module: str
+    version: str
+    packages: tuple[str, ...]
+    link_flags: str = "-s -w"
+    sources: str = ""
+
+    def key(self) -> str:
+        """Hash of everything that decides what comes out."""
+        what = (self.module, self.version, *self.packages, self.link_flags, self.sources)
+        return digest(RECIPES[self.parent].key(), *what)
+
+
+Recipe = Base | Layer | Compiled
+
+# Where a Compiled image has what.
+PROGRAMS_ROOT = "/srv/programs"
+SOURCES_ROOT = "/srv/sources"
 
 
 def _contents(files: dict[str, str]) -> list[str]:
@@ -150,6 +184,9 @@ _INTERNET = Layer(
     programs=("registry",),
 )
 
+# A C compiler on the oldest Debian: what it makes runs on all of them.
+_CC = Layer(name="cc", parent="bookworm", dockerfile=_install("gcc", "libc6-dev"))
+
 # What is on the lab's Docker Hub. All stand on one Debian, so that a machine pulls that layer once.
 _DEBIAN = Base(name="debian", suite="trixie", packages=())
 _REGISTRY_IMAGE = """\
@@ -201,6 +238,20 @@ def _shell(name: str) -> Layer:
     )
 
 
+_PAUSE_CC = Layer(
+    name="pause-cc",
+    parent="cc",
+    dockerfile="COPY pause.c /srv/\nRUN gcc -Wall -Werror -Os -static -s -o /srv/pause /srv/pause.c\n",
+    files={"pause.c": "hub/pause.c"},
+)
+_PAUSE = Layer(
+    name="hub-pause",
+    parent="scratch",
+    dockerfile='COPY --from=@pause-cc@ /srv/pause /pause\nUSER 65535:65535\nENTRYPOINT ["/pause"]\n',
+    copies=("pause-cc",),
+)
+
+
 # Reference on Docker Hub to recipe.
 HUB = {
     "library/debian:13": "debian",
@@ -228,28 +279,65 @@ _APT = Layer(
     copies=("apt-runc",),
 )
 
+# NVIDIA's container toolkit: its own programs, in packages that have the layout of its own.
+NVIDIA_MODULE = "github.com/NVIDIA/nvidia-container-toolkit"
+NVIDIA_VERSIONS = ("1.19.1", "1.20.1")
+NVIDIA_PROGRAMS = ("nvidia-ctk", "nvidia-container-runtime", "nvidia-container-runtime-hook", "nvidia-cdi-hook")
+
+
+def _nvidia(version: str) -> Compiled:
+    # The libraries of the driver are looked up when they are first called: a binary that binds at once would not start.
+    extern = "-Wl,--export-dynamic -Wl,--unresolved-symbols=ignore-in-object-files -Wl,-z,lazy"
+    return Compiled(
+        name=f"nvidia-{version}",
+        parent="cc",
+        module=NVIDIA_MODULE,
+        version=f"v{version}",
+        packages=tuple(f"cmd/{name}" for name in NVIDIA_PROGRAMS),
+        link_flags=f"-s -w '-extldflags={extern}' -X {NVIDIA_MODULE}/internal/info.version={version}",
+        sources="deployments",
+    )
+
+
+# The simulated driver, at GPU_ROOT in the image. It has every symbol that one of NVIDIA's programs may look up.
+GPU_ROOT = "/srv/gpu"
+_GPU_SOURCES = ("build", "cuda.c", "nvidia_smi.c", "nvml.c")
+_GPU = Layer(
+    name="gpu",
+    parent="cc",
+    dockerfile="".join(f"COPY --from=@nvidia-{v}@ {PROGRAMS_ROOT} /srv/nvidia/{v}\n" for v in NVIDIA_VERSIONS)
+    + "WORKDIR /srv/build\n"
+    + f"COPY {' '.join(_GPU_SOURCES)} ./\n"
+    + f"RUN ./build {GPU_ROOT} /srv/nvidia/*/*\n",
+    files={name: f"../gpu/{name}" for name in _GPU_SOURCES},
+    copies=tuple(f"nvidia-{v}" for v in NVIDIA_VERSIONS),
+)
+
 # What only the private registry gets, and only by `python -m tests.lab seed`.
 SEED = {"hello:1": "hub-hello"}
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        _machine("trixie"),
-        _machine("bookworm"),
-        _docker("trixie"),
-        _docker("bookworm"),
-        _GATEWAY,
-        _INTERNET,
-        _DEBIAN,
-        _REGISTRY_3,
-        _REGISTRY_2,
-        _NGINX,
-        _shell("world"),
-        _shell("hello"),
-        _RUNC,
-        _APT,
-    )
-}
+_ALL: tuple[Recipe, ...] = (
+    _machine("trixie"),
+    _machine("bookworm"),
+    _docker("trixie"),
+    _docker("bookworm"),
+    _GATEWAY,
+    _INTERNET,
+    _DEBIAN,
+    _REGISTRY_3,
+    _REGISTRY_2,
+    _NGINX,
+    _shell("world"),
+    _shell("hello"),
+    _RUNC,
+    _APT,
+    _CC,
+    _PAUSE_CC,
+    _PAUSE,
+    *(_nvidia(version) for version in NVIDIA_VERSIONS),
+    _GPU,
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 
 # Only these become containers. The others are ingredients of what `internet` serves, of no use once that is made.
 MACHINE_IMAGES = ("trixie", "bookworm", "trixie-docker", "bookworm-docker", "gateway", "internet")

@@ -13,6 +13,11 @@ def test_platforms_become_machines_owned_by_the_scenario() -> None:
     found = molecule.platforms(scenario, "engine")
     assert [(machine.name, machine.image) for machine in found] == [("engine-13", "trixie"), ("engine-12", "bookworm")]
     assert {machine.owner for machine in found} == {"molecule/engine"}
+    assert {machine.gpus for machine in found} == {0}
+
+
+def test_a_platform_may_have_simulated_gpus() -> None:
+    assert [machine.gpus for machine in molecule.platforms({"platforms": [{"name": "a", "gpus": 2}]}, "s")] == [2]
 
 
 def test_the_image_of_a_whole_run_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +30,7 @@ def test_the_image_of_a_whole_run_can_be_chosen(monkeypatch: pytest.MonkeyPatch)
     ("platform", "message"),
     [
         ({"name": "x", "cap_drop": ["ALL"]}, "platform key 'cap_drop' is unknown"),
+        ({"name": "x", "gpus": "two"}, "platform x has 'two' gpus: it needs a number"),
         ({"name": "node1"}, "'node1' is a machine of the lab"),
     ],
 )

@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.lab import build, golang, paths, recipes
-from tests.lab.recipes import HUB, RECIPES, SEED, Base, Layer
+from tests.lab.recipes import HUB, RECIPES, SEED, Base, Compiled, Layer
 
 
 def test_every_file_and_parent_and_program_exists() -> None:
     for recipe in RECIPES.values():
-        assert all((paths.FILES / source).is_file() for source in recipe.files.values())
+        if isinstance(recipe, Base | Layer):
+            assert all((paths.FILES / source).is_file() for source in recipe.files.values())
+        if isinstance(recipe, Layer | Compiled):
+            assert recipe.parent in (*RECIPES, "scratch")
         if isinstance(recipe, Layer):
-            assert recipe.parent in RECIPES
+            assert set(recipe.copies) <= set(RECIPES)
             assert set(recipe.programs) <= set(golang.PROGRAMS)
 
 
@@ -54,6 +57,17 @@ def test_a_key_does_not_depend_on_the_umask_of_the_checkout(monkeypatch: pytest.
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_a_key_changes_with_the_version_of_a_module_and_with_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, compiler = RECIPES["nvidia-1.20.1"], RECIPES["cc"]
+    assert isinstance(compiled, Compiled)
+    assert isinstance(compiler, Layer)
+    before = compiled.key()
+    assert dataclasses.replace(compiled, version="v1.20.2").key() != before
+    monkeypatch.setitem(RECIPES, "cc", dataclasses.replace(compiler, dockerfile="RUN true"))
+    assert compiled.key() != before
+
+
 def test_what_images_stand_on_is_found_once() -> None:
     foundations, programs = build.needs(["gateway", "internet", "bookworm-docker", "hub-registry-3", "unknown"])
     assert (foundations, programs) == (["trixie", "bookworm", "debian"], {"registry"})
+    assert build.needs(["hub-pause", "gpu"]) == (["bookworm"], set())
