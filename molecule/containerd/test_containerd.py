@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.lab import cri, machines
+from tests.lab import cri
+from tests.testinfra.lab import put_program
 from tests.testinfra.play import Play, run_play
 
 HERE = Path(__file__).resolve().parent
@@ -62,13 +61,8 @@ def write(host: Any, path: str, text: str) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def client(hosts: dict[str, Any]) -> None:
     """Put the program that speaks CRI as the kubelet does onto the machine."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar, cri.build().open("rb") as program:
-        entry = tar.gettarinfo(str(cri.build()), arcname=CRI.lstrip("/"))
-        entry.mode = 0o755
-        tar.addfile(entry, program)
     for name in hosts:
-        assert machines.existing(name).put_archive("/", archive.getvalue())
+        put_program(name, cri.build(), CRI)
 
 
 @pytest.fixture

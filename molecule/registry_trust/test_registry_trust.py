@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.lab import cri, machines
-from tests.testinfra.lab import Lab, Request, log_size
+from tests.lab import cri
+from tests.testinfra.lab import Lab, Request, log_size, put_program
 from tests.testinfra.play import Play, run_play
 from tests.testinfra.secrets import Secret, leaks_in, leaks_on
 
@@ -85,13 +83,7 @@ def upstream_requests(lab: Lab, *, patience: float) -> list[Request]:
 @pytest.fixture(scope="module", autouse=True)
 def kubelet() -> None:
     """Put the program that pulls as the kubelet does on the machine."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        entry = archive.gettarinfo(str(cri.build()), arcname=CRI.lstrip("/"))
-        entry.mode = 0o755
-        with cri.build().open("rb") as handle:
-            archive.addfile(entry, handle)
-    assert machines.existing(MACHINE).put_archive("/", buffer.getvalue())
+    put_program(MACHINE, cri.build(), CRI)
 
 
 @pytest.fixture

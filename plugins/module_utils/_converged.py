@@ -18,7 +18,7 @@ import pwd
 import stat
 import typing as t
 
-from ansible_collections.slipway.platform.plugins.module_utils import _engines, _files, _packages, _units
+from ansible_collections.slipway.platform.plugins.module_utils import _engines, _files, _gpus, _packages, _units
 from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
 RECORD = "converged.json"
@@ -68,11 +68,15 @@ def _unit_states(names: t.Sequence[str], runner: Runner) -> Snapshot:
 
 
 def _own_units(paths: t.Iterable[str]) -> set[str]:
-    """Return our unit files that run on their own: a oneshot's state changes by itself, its timer's does not."""
+    """Return the units of which we wrote the file or a drop-in, if they run on their own.
+
+    The state of a oneshot changes by itself; that of the timer or path which starts it does not.
+    """
     prefix = "/etc/systemd/system/"
-    names = {path.removeprefix(prefix) for path in paths if path.startswith(prefix)}
-    names = {name for name in names if "/" not in name and "." in name and "@." not in name}
-    return {name for name in names if not (name.endswith(".service") and name.replace(".service", ".timer") in names)}
+    names = {path.removeprefix(prefix).partition(".d/")[0] for path in paths if path.startswith(prefix)}
+    names = {name for name in names if "/" not in name and "." in name and "@." not in name and name[-2:] != ".d"}
+    starters = {name.rpartition(".")[0] for name in names if name.endswith((".timer", ".path"))}
+    return {name for name in names if not (name.endswith(".service") and name.removesuffix(".service") in starters)}
 
 
 def take(
@@ -88,6 +92,8 @@ def take(
     engines = {unit for engine in _engines.ENGINES.values() for unit in (engine.unit, *engine.also_reset)}
     units = engines | _own_units(paths)
     snapshot.update(_unit_states(sorted(units), runner))
+    if os.path.exists(os.path.join(state_dir, "ledger", "nvidia_container_toolkit.json")):
+        snapshot["gpus"] = _gpus.signature()
     with contextlib.suppress(KeyError):
         snapshot["group docker"] = " ".join(sorted(grp.getgrnam("docker").gr_mem))
     return snapshot

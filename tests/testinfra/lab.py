@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -104,6 +107,17 @@ class Lab:
         """
         with gateway.extra_account(Account(user, password), owner):
             yield
+
+
+def put_program(machine: str, program: Path, target: str) -> None:
+    """Put a program onto a machine of the lab, at a path that only root writes to."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        entry = tar.gettarinfo(str(program), arcname=target.lstrip("/"))
+        entry.mode, entry.uid, entry.gid = 0o755, 0, 0
+        with program.open("rb") as content:
+            tar.addfile(entry, content)
+    assert machines.existing(machine).put_archive("/", archive.getvalue())
 
 
 def log_size() -> int:

@@ -105,13 +105,18 @@ def _stale(host: FakeHost) -> str:
     return "unit docker.service"
 
 
+def _gpu(host: FakeHost) -> str:
+    Path(host.state_dir, "ledger/nvidia_container_toolkit.json").write_text("{}", encoding="utf-8")
+    return "gpus"
+
+
 def _new_input(host: FakeHost) -> str:
     path = host.root / "new.json"
     path.write_text("{}", encoding="utf-8")
     return str(path)
 
 
-DRIFTS = [_edit, _chmod, _remove, _link, _downgrade, _unhold, _purge, _stop, _disable, _stale, _new_input]
+DRIFTS = [_edit, _chmod, _remove, _link, _downgrade, _unhold, _purge, _stop, _disable, _stale, _gpu, _new_input]
 
 
 @pytest.mark.parametrize("drift", DRIFTS, ids=lambda function: function.__name__.strip("_"))
@@ -152,8 +157,13 @@ def test_a_users_json_file_is_looked_at(host: FakeHost, tmp_path: Path, monkeypa
 
 def test_a_timers_oneshot_and_a_template_are_no_states(host: FakeHost) -> None:
     prefix = "/etc/systemd/system/"
-    paths = [prefix + name for name in ("a.timer", "a.service", "b.service", "c@.service", "docker.service.d/x.conf")]
-    assert _converged._own_units(paths) == {"a.timer", "b.service"}
+    names = "a.timer a.service b.service c@.service d.service.d/x.conf e.path.d/x.conf e.service.d/x.conf f.d/x.conf"
+    assert _converged._own_units([prefix + name for name in names.split()]) == {
+        "a.timer",
+        "b.service",
+        "d.service",
+        "e.path",
+    }
 
 
 def test_directories_and_what_is_gone_have_a_description(tmp_path: Path) -> None:
