@@ -13,6 +13,7 @@ description:
     wanted state, restarts containerd if it runs with something else, and asks it whether its CRI plugin works.
   - A configuration that containerd refuses is replaced by the last good one.
   - Registries in a configuration that was there before move to C(/etc/containerd/certs.d).
+  - What other roles want of CRI's runtime table (C(/etc/slipway/containerd/config.toml.d)) is merged in.
 version_added: 0.1.0
 author:
   - Slipway contributors
