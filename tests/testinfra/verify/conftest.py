@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -37,3 +38,15 @@ def host(machine: Machine, _named: None) -> Any:
     if reach(machine):
         missing("the machine does not answer")
     return machine.host()
+
+
+@pytest.fixture
+def docker(host: Any) -> dict[str, Any]:
+    """Return what the running daemon says about itself; skips where no docker is."""
+    if not host.exists("docker"):
+        missing("docker is not installed")
+    done = host.run("docker info --format '{{json .}}'")
+    told = json.loads(done.stdout) if done.stdout.strip() else {}
+    if done.rc != 0 or told.get("ServerErrors"):
+        missing("docker does not answer")
+    return dict(told)

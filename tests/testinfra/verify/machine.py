@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import subprocess
@@ -49,6 +50,12 @@ def need_running(host: Any, unit: str) -> None:
     state = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     need(state.get("UnitFileState") == "enabled", f"{unit} is {state.get('UnitFileState') or 'not there'}, not enabled")
     need(state.get("ActiveState") == "active", f"{unit} is {state.get('ActiveState')}; see journalctl -u {unit}")
+
+
+def daemon_json(host: Any) -> dict[str, Any]:
+    """Return docker's daemon.json; without one, nothing is set."""
+    file = host.file("/etc/docker/daemon.json")
+    return dict(json.loads(file.content_string)) if file.exists else {}
 
 
 @contextlib.contextmanager

@@ -53,16 +53,19 @@ class Report:
         """Start empty; the secrets are blotted out of every reason."""
         self.secrets = secrets
         self.results: list[Result] = []
+        self.found: dict[str, str] = {}
         self.errors: list[str] = []
         self.started = time.time()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the result of a check; of its set-up and tear-down only what went wrong or was skipped."""
+        properties: dict[str, Any] = dict(report.user_properties)
+        machine = str(properties.get("machine", ""))
+        if "found" in properties:
+            self.found[machine] = str(properties["found"])
         if report.when != "call" and report.outcome == "passed":
             return
-        properties: dict[str, Any] = dict(report.user_properties)
         name = str(properties.get("check", report.nodeid))
-        machine = str(properties.get("machine", ""))
         reason = _reason(report)
         for secret in self.secrets:
             reason = reason.replace(secret, "********")
@@ -89,6 +92,7 @@ class Report:
             "machines": sorted({result.machine for result in self.results}),
             "counts": counts,
             "errors": self.errors,
+            "found": self.found,
             "results": [asdict(result) for result in self.results],
         }
 
@@ -98,7 +102,7 @@ class Report:
         path.write_text(json.dumps(self.verdict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def table(self) -> str:
-        """Return the verdict for people: a table, then every failure, then every reason for a skip."""
+        """Return the verdict for people: a table, what machines have, every failure, every reason for a skip."""
         machines = sorted({result.machine for result in self.results})
         checks = list(dict.fromkeys(result.check for result in self.results))
         cells = {(result.check, result.machine): MARKS[result.outcome] for result in self.results}
@@ -108,6 +112,8 @@ class Report:
         for check in checks:
             row = [cells.get((check, machine), "").ljust(wide[machine]) for machine in machines]
             lines.append("  ".join([check.ljust(width), *row]).rstrip())
+        if self.found:
+            lines += ["", "found:", *(f"  {machine}: {text}" for machine, text in sorted(self.found.items()))]
         for title, outcome in (("failed", "failed"), ("not checked", "skipped")):
             lines += self._reasons(title, outcome)
         lines += [f"error: {error}" for error in self.errors]

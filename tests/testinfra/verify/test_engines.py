@@ -3,30 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from tests.testinfra.verify.machine import Machine, missing, need, need_running
-
-
-@pytest.fixture
-def docker(host: Any) -> dict[str, Any]:
-    """Return what the running daemon says about itself; skips where no docker is."""
-    if not host.exists("docker"):
-        missing("docker is not installed")
-    done = host.run("docker info --format '{{json .}}'")
-    told = json.loads(done.stdout) if done.stdout.strip() else {}
-    if done.rc != 0 or told.get("ServerErrors"):
-        missing("docker does not answer")
-    return dict(told)
-
-
-def daemon_json(host: Any) -> dict[str, Any]:
-    """Return the daemon's file; without one, nothing is set."""
-    file = host.file("/etc/docker/daemon.json")
-    return dict(json.loads(file.content_string)) if file.exists else {}
+from tests.testinfra.verify.machine import Machine, daemon_json, missing, need, need_running
 
 
 @pytest.mark.parametrize("unit", ["docker", "containerd"])

@@ -77,6 +77,20 @@ def test_skips_with_one_reason_share_a_line() -> None:
     assert "  node1, node2: 4 checks: no site_dns" in report.table()
 
 
+def test_what_a_machine_has_stands_below_the_table(tmp_path: Path) -> None:
+    report = Report()
+    for machine, outcome in (("node2", "skipped"), ("node1", "passed")):
+        told = result(outcome, machine=machine, reason="no GPU")
+        told.user_properties.append(("found", f"what {machine} has"))
+        report.pytest_runtest_logreport(told)
+    assert report.table().splitlines()[2:6] == ["", "found:", "  node1: what node1 has", "  node2: what node2 has"]
+    report.write(tmp_path / "verdict.json")
+    assert json.loads((tmp_path / "verdict.json").read_text(encoding="utf-8"))["found"] == {
+        "node1": "what node1 has",
+        "node2": "what node2 has",
+    }
+
+
 def test_set_up_counts_only_when_it_did_not_pass() -> None:
     report = Report()
     passed = result("passed")
