@@ -40,7 +40,7 @@ lab-down: ## Throw the lab's machines away (images and caches stay)
 lab-ssh: ## Open a shell on a machine, or run a command there: make lab-ssh HOST=node1 [CMD='docker ps']
 	@$(LAB) ssh $(HOST) $(CMD)
 
-verify: setup ## Read-only checks of an inventory: make verify LIMIT=nodes INVENTORY=inventory/lab
+verify: setup ## Read-only checks of an inventory: make verify LIMIT=gpu_nodes INVENTORY=inventory/lab
 	@ansible-playbook -i $(INVENTORY) -l $(LIMIT) playbooks/verify.yml
 
 lint: setup ## Style, types, dead links between docs and code
