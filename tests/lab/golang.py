@@ -155,7 +155,7 @@ def go_command() -> str:
 def is_new_enough(text: str) -> bool:
     """Whether a Go that calls itself so can build everything here: `go version go1.26.8 linux/amd64`."""
     found = re.search(r"\bgo(\d+)\.(\d+)", text)
-    return bool(found) and tuple(map(int, found.groups())) >= OLDEST
+    return found is not None and (int(found[1]), int(found[2])) >= OLDEST
 
 
 def _install_toolchain(target: Path) -> None:
