@@ -23,22 +23,12 @@ ASKED = ("DefaultRuntime", "HttpProxy", "LiveRestoreEnabled", "RegistryConfig", 
 Order = tuple[str, ...]
 
 
-def rotated(number: int) -> Order:
-    """Each role before and after each other one in some rotation; containerd at another place in each."""
-    roles = [*ROLES[number:], *ROLES[:number]]
-    roles.insert((number * 3) % 5, "containerd")
-    return tuple(roles)
-
-
 def orders() -> list[Order]:
-    """Four rotations, or all of them in the long run."""
+    """The reverse of molecule's own order, so that every role comes before and after every other; long: all orders."""
     if not os.environ.get("SLIPWAY_LONG"):
-        return [rotated(number) for number in range(len(ROLES))]
-    return [("containerd", *order) if n % 2 else (*order, "containerd") for n, order in enumerate(_permutations())]
-
-
-def _permutations() -> list[Order]:
-    return list(itertools.permutations(ROLES))
+        return [("containerd", *reversed(ROLES))]
+    every = itertools.permutations(ROLES)
+    return [("containerd", *order) if number % 2 else (*order, "containerd") for number, order in enumerate(every)]
 
 
 def state(host: Any) -> tuple[list[str], dict[str, Any]]:
