@@ -46,10 +46,10 @@ def expected(host: Any) -> tuple[list[str], dict[str, Any]]:
 @pytest.mark.parametrize("order", orders(), ids=lambda order: "-".join(role.split("_")[-1] for role in order))
 def test_every_order_ends_in_the_same_state(host: Any, expected: Any, order: Order) -> None:
     before = host.check_output("sha256sum /etc/docker/daemon.json")
-    run_play(HERE / "remove.yml", {"order": order}).succeeded()
+    run_play(HERE / "remove.yml", {"roles_in_order": order}).succeeded()
     assert host.check_output("sha256sum /etc/docker/daemon.json") != before
     assert json.loads(host.file("/etc/docker/daemon.json").content_string) == {"shutdown-timeout": 20}
-    run_play(HERE / "converge.yml", {"order": order}).succeeded()
+    run_play(HERE / "converge.yml", {"roles_in_order": order}).succeeded()
     assert state(host) == expected
-    assert run_play(HERE / "converge.yml", {"order": order}).succeeded().changed == 0
+    assert run_play(HERE / "converge.yml", {"roles_in_order": order}).succeeded().changed == 0
     assert host.run("docker ps").rc == 0
