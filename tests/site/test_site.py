@@ -81,7 +81,7 @@ def test_a_container_sees_the_gpu_that_it_asks_for(first_run: Run) -> None:
 def test_a_machine_without_a_gpu_refuses_one(first_run: Run) -> None:
     assert "nvidia" not in on("registry", "docker info"), "the registry is no node: NVIDIA is not for it"
     refused = on("node2", "docker run --rm --runtime=nvidia -e NVIDIA_VISIBLE_DEVICES=0 hello:1 true", check=False)
-    assert "nvidia-container-runtime" in refused and "NVML" in refused.upper()
+    assert "failed to initialize NVML" in refused
     assert "hello" in on("node2", "docker run --rm --runtime=nvidia hello:1")
 
 
