@@ -139,15 +139,32 @@ def test_control_the_naive_way_takes_platforms(host: Any) -> None:
     assert got == [200, 404, 404]
 
 
-def test_every_platform_of_a_tag_stays(host: Any) -> None:
-    children = [push(host, "gc/multi", "", f"platform {number}", days=20) for number in range(2)]
-    orphan = push(host, "gc/multi", "", "orphan", days=20)
-    registry(host).push_index("gc/multi", "1", children, login=LOGIN)
+def platforms_stay(host: Any, repository: str) -> None:
+    children = [push(host, repository, "", f"platform {number} of {repository}", days=20) for number in range(2)]
+    orphan = push(host, repository, "", f"orphan of {repository}", days=20)
+    registry(host).push_index(repository, "1", children, login=LOGIN)
     age(host, 20)
     collect(host)
-    assert [status(host, f"/v2/gc/multi/manifests/{name}") for name in ("1", *children, orphan)] == [200] * 3 + [404]
-    assert status(host, f"/v2/gc/multi/blobs/{oci.digest('platform 1')}") == 200
+    found = [status(host, f"/v2/{repository}/manifests/{name}") for name in ("1", *children, orphan)]
+    assert found == [200, 200, 200, 404]
+    assert status(host, f"/v2/{repository}/blobs/{oci.digest(f'platform 1 of {repository}')}") == 200
     assert not host.file(f"{ROOT}/blobs/sha256/{orphan[7:9]}/{orphan[7:]}/data").exists
+
+
+def test_every_platform_of_a_tag_stays(host: Any) -> None:
+    platforms_stay(host, "gc/multi")
+
+
+@pytest.mark.skipif(not os.environ.get("SLIPWAY_LONG"), reason="part of make test-long")
+def test_every_platform_of_a_tag_stays_on_v2(host: Any) -> None:
+    converge(**RULES, registry_version="2.8.2")
+    assert " 2.8." in host.run("docker exec slipway-registry registry --version").stdout
+    platforms_stay(host, "gc/multi-v2")
+    push(host, "gc/old", "pr-1", "old on v2", days=40)
+    assert collect(host)["tags"] == 1
+    assert status(host, "/v2/gc/old/manifests/pr-1") == 404
+    assert status(host, f"/v2/gc/old/blobs/{oci.digest('old on v2')}") == 404
+    converge(**RULES)
 
 
 def test_control_the_naive_way_breaks_the_next_push(host: Any) -> None:
