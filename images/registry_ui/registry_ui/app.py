@@ -51,6 +51,7 @@ def environment(settings: Settings) -> jinja2.Environment:
     )
     env.filters |= {
         "visible": text.visible,
+        "lines": text.lines,
         "plain": text.plain,
         "bytes": text.bytes_,
         "moment": text.moment,
@@ -94,7 +95,7 @@ class Pages:
         self.store = store
         self.registry = registry
         self.indexer = indexer
-        self.machine = Machine(settings.state_dir)
+        self.machine = Machine(settings.state_dirs)
         self.timings = metrics.Timings()
         self.jinja = environment(settings)
         key = store.meta("token key") or new_key()

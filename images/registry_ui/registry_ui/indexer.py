@@ -127,12 +127,9 @@ class Indexer:
             return False
         is_manifest = not digest or target.get("mediaType") in manifests.MEDIA_TYPES or bool(tag)
         if action == "pull":
-            # Reading manifests for a page is no pull.
-            if (
-                not is_manifest
-                or not digest
-                or str(request.get("useragent", "")).startswith(USER_AGENT.partition("/")[0])
-            ):
+            # Neither our own reading for a page, nor a question whether something is there, is a pull.
+            is_ours = str(request.get("useragent", "")).startswith(USER_AGENT.partition("/")[0])
+            if not is_manifest or not digest or is_ours or request.get("method") == "HEAD":
                 return False
             self.store.put_pull(repository, digest, at or time.time())
         elif action in ("push", "delete"):

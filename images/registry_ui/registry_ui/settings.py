@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -23,7 +24,7 @@ class Settings:
         gate: Secret that the proxy in front, and the registry with its notifications, have to know.
         login: User and password of this program's own at the registry, where that wants one.
         ca: PEM file of the authority that signed for the registry.
-        state_dir: Directory where the machine says how the registry is: health.json, read-only, gc.json, backup.json.
+        state_dirs: Where the machine says how the registry is: health.json, gc.json, backup.json and flags.
         scan_interval: Seconds between two scans.
     """
 
@@ -34,7 +35,7 @@ class Settings:
     registry_version: str = ""
     login: tuple[str, str] | None = dataclasses.field(default=None, repr=False)
     ca: str = ""
-    state_dir: Path | None = None
+    state_dirs: tuple[Path, ...] = ()
     scan_interval: float = 6 * 3600
 
     @classmethod
@@ -54,7 +55,7 @@ class Settings:
             raise ValueError("the secret in REGISTRY_UI_SECRET_FILE is shorter than 16 characters")
         login = environment.get("REGISTRY_UI_LOGIN_FILE")
         user, _, password = secret(login).partition(":") if login else ("", "", "")
-        state = environment.get("REGISTRY_UI_STATE_DIR")
+        states = environment.get("REGISTRY_UI_STATE_DIRS", "").split(":")
         return cls(
             registry_url=needed("REGISTRY_URL"),
             registry_name=needed("REGISTRY_NAME"),
@@ -63,32 +64,36 @@ class Settings:
             gate=gate,
             login=(user, password) if login else None,
             ca=environment.get("REGISTRY_UI_CA_FILE", ""),
-            state_dir=Path(state) if state else None,
+            state_dirs=tuple(Path(state) for state in states if state),
             scan_interval=float(environment.get("REGISTRY_UI_SCAN_INTERVAL", str(cls.scan_interval))),
         )
+
+
+# Files whose presence means that nobody may write: the disk is nearly full, a garbage collection is under way.
+FLAGS = ("read-only", "collecting")
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
     """What the registry's machine says of itself in files; nothing where it says nothing."""
 
-    directory: Path | None
+    directories: tuple[Path, ...] = ()
 
     def read_only(self) -> bool:
-        """Tell whether nobody may write now: the disk is nearly full, or a garbage collection runs."""
-        return self.directory is not None and (self.directory / "read-only").exists()
+        """Tell whether nobody may write now."""
+        return any((directory / flag).exists() for directory in self.directories for flag in FLAGS)
 
     def said(self, name: str) -> dict[str, t.Any]:
         """Return what stands in NAME.json; empty when there is none or it cannot be read."""
-        if self.directory is None:
-            return {}
-        try:
-            found = json.loads((self.directory / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        for directory in self.directories:
+            with contextlib.suppress(OSError, ValueError):
+                found = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
+                return found if isinstance(found, dict) else {}
+        return {}
 
     def last(self, name: str) -> float | None:
-        """Return when a job last ended well."""
-        stamp = self.said(name).get("ended")
-        return float(stamp) if isinstance(stamp, int | float) and 0 < stamp < time.time() + 86400 else None
+        """Return when a job last ended well: {"time": …, "ok": true}."""
+        said = self.said(name)
+        stamp = said.get("time")
+        is_time = isinstance(stamp, int | float) and 0 < stamp < time.time() + 86400
+        return float(stamp) if is_time and said.get("ok") is True else None

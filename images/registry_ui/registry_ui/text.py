@@ -18,10 +18,13 @@ UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 SPANS = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 
-def plain(value: object, *, longest: int = LONGEST) -> str:
-    """Return text in which each character that cannot be seen stands as its number, such as ⟨U+202E⟩."""
+def plain(value: object, *, longest: int = LONGEST, kept: str = "") -> str:
+    """Return text in which each character that cannot be seen stands as its number, such as ⟨U+202E⟩.
+
+    Those in kept stay what they are.
+    """
     whole = str(value)
-    shown = "".join(_seen(character) for character in whole[:longest])
+    shown = "".join(character if character in kept else _seen(character) for character in whole[:longest])
     return f"{shown} … {len(whole) - longest} more characters" if len(whole) > longest else shown
 
 
@@ -31,14 +34,19 @@ def _seen(character: str) -> str:
     return f"⟨U+{ord(character):04X}⟩" if unicodedata.category(character) in HIDDEN else character
 
 
-def visible(value: object, longest: int = LONGEST) -> Markup:
+def visible(value: object, longest: int = LONGEST, kept: str = "") -> Markup:
     """Return `plain` as HTML, escaped, the numbers marked so that they are not mistaken for text."""
-    parts = re.split(r"(⟨U\+[0-9A-F]{4,6}⟩)", plain(value, longest=longest))
+    parts = re.split(r"(⟨U\+[0-9A-F]{4,6}⟩)", plain(value, longest=longest, kept=kept))
     marked = (
         Markup('<span class="hidden-character">{}</span>').format(x) if i % 2 else escape(x)
         for i, x in enumerate(parts)
     )
     return Markup("").join(marked)
+
+
+def lines(value: object, longest: int = LONGEST) -> Markup:
+    """Return text of several lines as HTML."""
+    return visible(value, longest, "\n\t")
 
 
 def bytes_(size: float | None) -> str:

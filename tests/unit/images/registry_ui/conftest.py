@@ -42,6 +42,11 @@ class Ui:
         """The handlers, with store and indexer."""
         return self.app.pages
 
+    @property
+    def state(self) -> Path:
+        """Where the machine says how it is."""
+        return self.pages.machine.directories[0]
+
     def get(self, path: str, headers: dict[str, str] = GATE, status: int = 200) -> str:
         """Return the body of a page."""
         answer = self.client.get(path, headers=headers)
@@ -81,7 +86,7 @@ def ui(registry: tuple[str, Path], tmp_path: Path) -> Iterator[Ui]:
         registry_version="3.1.2",
         data_dir=tmp_path / "data",
         gate=SECRET,
-        state_dir=tmp_path / "state",
+        state_dirs=(tmp_path / "state",),
     )
     app = application(settings, work=False)
     with TestClient(app, raise_server_exceptions=True) as client:

@@ -88,7 +88,7 @@ def test_after_a_garbage_collection_undo_says_that_it_is_gone(ui: Ui, name: str)
     collect_garbage(ui.directory)
     answer = ui.post(f"/ui/r/{name}/-/undo/{ui.pages.store.all_trash()[0]['id']}")
     assert answer.status_code == 410 and "push the image again" in answer.text
-    Path(ui.pages.machine.directory / "gc.json").write_text(json.dumps({"ended": time.time() + 1}))  # type: ignore[operator]
+    (ui.state / "gc.json").write_text(json.dumps({"time": time.time() + 1, "ok": True}))
     assert "since the last garbage collection" in ui.get("/ui/deleted", ADMIN)
     assert ui.pages.store.all_trash() == []
 
@@ -198,11 +198,11 @@ def test_a_token_is_one_users_and_ends(ui: Ui, monkeypatch: pytest.MonkeyPatch) 
     assert there(ui, "del/kept", "1")
 
 
-def test_nothing_changes_while_the_registry_is_read_only(ui: Ui) -> None:
+@pytest.mark.parametrize("flag", ["read-only", "collecting"])
+def test_nothing_changes_while_the_registry_is_read_only(ui: Ui, flag: str) -> None:
     ui.pusher.image("del/kept", "1")
     ui.scan()
-    assert ui.pages.machine.directory
-    (ui.pages.machine.directory / "read-only").touch()
+    (ui.state / flag).touch()
     answer = ui.post("/ui/r/del/kept/-/tag/1/delete")
     assert answer.status_code == 409 and "garbage collection" in answer.text and there(ui, "del/kept", "1")
 
@@ -249,16 +249,16 @@ def test_settings(tmp_path: Path) -> None:
         "REGISTRY_UI_REGISTRY_URL": "http://r",
         "REGISTRY_UI_REGISTRY_NAME": "r:1",
     }
-    found = Settings.read(said | {"REGISTRY_UI_LOGIN_FILE": str(login), "REGISTRY_UI_STATE_DIR": "/run/x"})
-    assert found.login == ("ui", "p:w") and found.gate == SECRET and found.state_dir == Path("/run/x")
+    found = Settings.read(said | {"REGISTRY_UI_LOGIN_FILE": str(login), "REGISTRY_UI_STATE_DIRS": "/run/x:/y"})
+    assert found.login == ("ui", "p:w") and found.gate == SECRET and found.state_dirs == (Path("/run/x"), Path("/y"))
     assert SECRET not in repr(found) and "p:w" not in repr(found)
-    assert Settings.read(said).login is None
+    assert Settings.read(said).login is None and Settings.read(said).state_dirs == ()
     with pytest.raises(ValueError, match="REGISTRY_UI_REGISTRY_URL"):
         Settings.read({"REGISTRY_UI_SECRET_FILE": str(secret)})
     secret.write_text("short")
     with pytest.raises(ValueError, match="16 characters"):
         Settings.read(said)
-    nowhere = Machine(None)
+    nowhere = Machine()
     assert not nowhere.read_only() and nowhere.said("gc") == {} and nowhere.last("gc") is None
 
 

@@ -26,7 +26,7 @@ from tests.unit.images.registry_ui.conftest import GATE, SECRET, Ui
 
 
 def event(action: str, repository: str = "event/app", **target: Any) -> dict[str, Any]:
-    request = {"useragent": target.pop("useragent", "docker/29")}
+    request = {"useragent": target.pop("useragent", "docker/29"), "method": target.pop("method", "GET")}
     target = {"repository": repository, "mediaType": "application/vnd.oci.image.manifest.v1+json"} | target
     stamp = "2026-01-02T03:04:05.5Z"
     return {"action": action, "timestamp": stamp, "target": target, "request": request, "actor": {"name": "anna"}}
@@ -125,11 +125,12 @@ def test_late_notifications_do_not_turn_the_clock_back(ui: Ui) -> None:
     assert [row["digest"] for row in ui.pages.store.untagged("event/late")] == [old]
 
 
-def test_pulls_count_but_not_our_own(ui: Ui) -> None:
+def test_pulls_count_but_neither_our_own_nor_questions(ui: Ui) -> None:
     digest = ui.pusher.image("event/pulled", "1")
     layer = event("pull", "event/pulled", digest=digest, mediaType="application/octet-stream")
     own = event("pull", "event/pulled", digest=digest, useragent=USER_AGENT)
-    assert take(ui, event("pull", "event/pulled", digest=digest, tag="1"), layer, own) == 1
+    question = event("pull", "event/pulled", digest=digest, method="HEAD")
+    assert take(ui, event("pull", "event/pulled", digest=digest, tag="1"), layer, own, question) == 1
     ui.scan()
     row = ui.pages.store.tag("event/pulled", "1")
     assert row and row["pulled"] == 1767323045.0 and row["pulls"] == 1

@@ -180,7 +180,7 @@ def _bare(ui: Ui) -> bool:
 
 
 def test_space_is_drawn_and_listed(ui: Ui, monkeypatch: pytest.MonkeyPatch) -> None:
-    ui.pages.machine.directory.joinpath("health.json").write_text('{"facts": {"free_bytes": 5000000000}}')  # type: ignore[union-attr]
+    (ui.state / "health.json").write_text('{"facts": {"free_bytes": 5000000000}}')
     page = ui.get("/ui/space")
     assert page.count("<rect") >= 4 and "5.0 GB free" in page
     monkeypatch.setattr("registry_ui.app.MAX_BOXES", 1)
@@ -205,12 +205,11 @@ def test_boxes_fill_the_picture_and_do_not_overlap() -> None:
 
 def test_health_says_what_is_wrong(ui: Ui, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "answers" in ui.get("/ui/health") and "none yet" in ui.get("/ui/health")
-    directory = ui.pages.machine.directory
-    assert directory
+    directory = ui.state
     (directory / "health.json").write_text(
         json.dumps({"problems": {"disk": ["<disk> full", 1]}, "facts": {"certificate_days": 9}})
     )
-    (directory / "gc.json").write_text('{"ended": 1767323045}')
+    (directory / "gc.json").write_text('{"time": 1767323045, "ok": true}')
     (directory / "backup.json").write_text("broken")
     (directory / "read-only").touch()
     page = ui.get("/ui/health", READER)
@@ -344,7 +343,7 @@ def test_the_api_says_what_is_not_there(ui: Ui, query: str) -> None:
 
 
 def test_numbers_for_prometheus(ui: Ui) -> None:
-    (ui.pages.machine.directory / "health.json").write_text('{"facts": {"free_bytes": 5, "read_only": true, "x": "y"}}')  # type: ignore[operator]
+    (ui.state / "health.json").write_text('{"facts": {"free_bytes": 5, "read_only": true, "x": "y"}}')
     ui.get("/ui/")
     ui.client.post(
         "/events",
