@@ -87,6 +87,59 @@ def test_authenticated_pulls_need_a_user() -> None:
     assert verdict.path == ".users"
 
 
+def test_limits_to_reading_need_authenticated_pulls() -> None:
+    users = [{"name": "bob", "read": ["a/"]}, {"name": "eve"}]
+    assert RULES["registry_pull"]({"pull": "authenticated", "users": users}) is None
+    verdict = RULES["registry_pull"]({"pull": "anonymous", "users": users})
+    assert isinstance(verdict, Problem)
+    assert "what bob may read" in (verdict.got or "")
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        {},
+        {"role": "admin"},
+        {"role": "writer", "delete": True},
+        {"write": ["team-a/", "tools/curl", "a__b/c.d-e--f"]},
+        {"read": ["a/b/"], "write": ["a/"], "delete": False},
+        {"role": "reader", "read": ["library"]},
+    ],
+)
+def test_rights_that_fit_together(user: dict[str, Any]) -> None:
+    assert RULES["registry_rights"]([user]) == []
+
+
+@pytest.mark.parametrize(
+    ("user", "path"),
+    [
+        ({"role": "reader", "write": ["a/"]}, "[0].write"),
+        ({"role": "reader", "delete": True}, "[0].delete"),
+        ({"role": "admin", "read": ["a/"]}, "[0].read"),
+        ({"delete": True}, "[0].delete"),
+        ({"read": ["a/"], "delete": True}, "[0].delete"),
+        ({"write": []}, "[0].write"),
+        ({"write": ["a/", "a/*"]}, "[0].write[1]"),
+        ({"write": ["Team/"]}, "[0].write[0]"),
+        ({"write": ["/a"]}, "[0].write[0]"),
+        ({"write": ["a/\n"]}, "[0].write[0]"),
+        ({"write": ["a//b"]}, "[0].write[0]"),
+        ({"write": [""]}, "[0].write[0]"),
+        ({"write": [5]}, "[0].write[0]"),
+        ({"read": ["library/app"]}, "[0].read[0]"),
+    ],
+)
+def test_rights_that_mean_nothing_are_a_mistake(user: dict[str, Any], path: str) -> None:
+    verdict = RULES["registry_rights"]([user])
+    assert isinstance(verdict, list)
+    assert [item.path for item in verdict if isinstance(item, Problem)] == [path]
+
+
+def test_rights_leave_other_mistakes_to_other_rules() -> None:
+    assert RULES["registry_rights"]("bob") == []
+    assert RULES["registry_rights"](["bob", {"write": "a/"}]) == []
+
+
 @pytest.mark.parametrize(
     ("days", "before", "good"), [(365, 30, True), ("90", "89", True), (30, 30, False), (9, 0, False)]
 )
@@ -96,4 +149,10 @@ def test_a_certificate_outlives_its_renewal(days: Any, before: Any, good: bool) 
 
 
 def test_all_rules_are_offered() -> None:
-    assert sorted(_rules_registry.RULES) == ["registry_names", "registry_pull", "registry_renewal", "registry_tls"]
+    assert sorted(_rules_registry.RULES) == [
+        "registry_names",
+        "registry_pull",
+        "registry_renewal",
+        "registry_rights",
+        "registry_tls",
+    ]
