@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
             "registry_http_secret": "s3cret",
             "registry_data_dir": "/data/images",
         },
+        "with pages": {**PKI, "registry_host": "registry.corp.lab", "registry_ui": True},
         "hostile": {
             **PKI,
             "registry_host": "registry.corp.lab",
