@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import os
 import shlex
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.lab import cri
+from tests.testinfra import oci
 from tests.testinfra.lab import put_program
 from tests.testinfra.play import Play, run_play
 from tests.testinfra.secrets import Secret, leaks_in
@@ -57,31 +55,6 @@ READS += [("GET", f"referrers/{NOBODY}")]
 WRITES = [("POST", "blobs/uploads/"), ("PUT", "manifests/2"), ("PATCH", "blobs/uploads/x"), ("PUT", "blobs/uploads/x")]
 WRITES += [("GET", "blobs/uploads/x"), ("DELETE", "blobs/uploads/x")]
 DELETES = [("DELETE", f"manifests/{NOBODY}"), ("DELETE", f"blobs/{NOBODY}"), ("DELETE", "manifests/none")]
-# Sends requests exactly as given, over one connection. Argument: JSON [[method, path, login, headers, body], ...],
-# packed; prints the statuses.
-CLIENT = f"""
-import base64, http.client, json, ssl, sys, zlib
-requests = json.loads(zlib.decompress(base64.b64decode(sys.argv[1])))
-host, port = {HOST!r}, {PORT}
-open_ = lambda: http.client.HTTPSConnection(host, port, context=ssl.create_default_context(cafile={CA!r}), timeout=60)
-statuses, connection = [], open_()
-for method, path, login, headers, body in requests:
-    connection.putrequest(method, path)
-    if login:
-        headers = dict(headers, Authorization="Basic " + base64.b64encode(login.encode()).decode())
-    if body or method not in ("GET", "HEAD"):
-        headers = dict(headers, **{{"Content-Length": str(len(body))}})
-    for item in headers.items():
-        connection.putheader(*item)
-    connection.endheaders(body.encode() or None)
-    answer = connection.getresponse()
-    answer.read()
-    statuses.append(answer.status)
-    if answer.will_close:
-        connection.close()
-        connection = open_()
-print(json.dumps(statuses))
-"""
 # A push that takes its time: it begins an upload, sends half of the blob, waits until it is told to go on, and ends it.
 SLOW_PUSH = f"""
 import base64, hashlib, http.client, os, pathlib, ssl, time, urllib.parse
@@ -120,48 +93,15 @@ def converge(**variables: Any) -> Play:
 
 
 def ask(host: Any, *requests: tuple[Any, ...]) -> list[int]:
-    """Return the statuses of requests (method, path, user, headers, body); what is left out is empty."""
-    empty = ("", "", "", {}, "")
-    full = [[*request, *empty[len(request) :]] for request in requests]
-    for request in full:
-        request[2] = f"{request[2]}:{PASSWORD}" if request[2] else ""
-    packed = base64.b64encode(zlib.compress(json.dumps(full).encode())).decode()
-    done = host.run("python3 -c %s %s", CLIENT, packed)
-    assert done.rc == 0, done.stderr
-    return list(json.loads(done.stdout))
-
-
-def digest(text: str) -> str:
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    """Return the statuses of requests (method, path, user, headers, body); the last ones may be left out."""
+    logins = [(f"{request[2]}:{PASSWORD}" if request[2:] and request[2] else "") for request in requests]
+    full = [(*request[:2], login, *request[3:]) for request, login in zip(requests, logins, strict=True)]
+    return oci.Registry(host, HOST, PORT, CA).ask(*full)
 
 
 def layer_of(repository: str) -> str:
     """Return the layer of an image that was pushed to a repository; no other has it."""
-    return digest(f"layer of {repository}")
-
-
-def put_image(host: Any, repository: str) -> None:
-    """Push an image with one layer of its own, as plain requests."""
-    script = f"""
-set -eu
-url=https://{NAME}/v2/{repository}
-ask() {{ curl -sSf --cacert {CA} -u boss:{PASSWORD} "$@"; }}
-put() {{ # FILE
-  place=$(ask -X POST -D - -o /dev/null "$url/blobs/uploads/" | tr -d '\\r' | sed -n 's/^[Ll]ocation: //p')
-  ask -X PUT --data-binary @$1 "$place&digest=sha256:$(sha256sum < $1 | cut -d' ' -f1)"
-}}
-cd "$(mktemp -d)"
-printf %s 'layer of {repository}' > layer; printf '{{}}' > config
-put layer; put config
-kind=application/vnd.oci.image
-printf '{{"schemaVersion":2,"mediaType":"%s.manifest.v1+json","config":{{"mediaType":"%s.config.v1+json","size":2,' \\
-  $kind $kind > manifest
-printf '"digest":"%s"}},"layers":[{{"mediaType":"%s.layer.v1.tar","size":%s,"digest":"%s"}}]}}' \\
-  {digest("{}")} $kind "$(wc -c < layer)" {layer_of(repository)} >> manifest
-ask -X PUT --data-binary @manifest -H "Content-Type: $kind.manifest.v1+json" "$url/manifests/1"
-"""
-    done = host.run("bash -c %s", script)
-    assert done.rc == 0, done.stderr
+    return oci.digest(f"layer of {repository}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -175,7 +115,7 @@ def _registry(hosts: dict[str, Any]) -> Iterator[None]:
     host.check_output(f"mkdir -p {trust} && printf %s {shlex.quote(ca)} > {CA}")
     host.check_output(f"for d in {trust}; do cp {CA} $d/ca.crt; done")
     for repository in REPOSITORIES:
-        put_image(host, repository)
+        oci.Registry(host, HOST, PORT, CA).push(repository, "1", f"layer of {repository}", login=f"boss:{PASSWORD}")
     yield
     converge()
 

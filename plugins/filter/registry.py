@@ -84,6 +84,19 @@ def registry_rights(users: t.Iterable[t.Mapping[str, t.Any]], pull: str) -> str:
     )
 
 
+def registry_retention(rules: t.Iterable[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
+    """A list of retention rules to the same with every key, as the program on the machine reads them."""
+    return [
+        {
+            "repositories": [str(item) for item in rule.get("repositories") or ["*"]],
+            "tags": [str(item) for item in rule.get("tags") or ["*"]],
+            "keep_last": int(rule.get("keep_last") or 0),
+            "keep_days": int(rule.get("keep_days") or 0),
+        }
+        for rule in rules
+    ]
+
+
 def _map(head: str, patterns: t.Iterable[str]) -> str:
     lines = "".join(f'    "~{pattern}" 1;\n' for pattern in patterns)
     return f"map {head} {{\n    default 0;\n{lines}}}\n"
@@ -157,6 +170,7 @@ class FilterModule:
         return {
             "certificates_due": certificates_due,
             "htpasswd": htpasswd,
+            "registry_retention": registry_retention,
             "registry_rights": registry_rights,
             "subject_alternative_names": subject_alternative_names,
         }

@@ -63,6 +63,16 @@ class Config:
         return os.path.join(self.run_dir, "read-only")
 
     @property
+    def collecting(self) -> str:
+        """File by which a garbage collection has nginx hold writes off."""
+        return os.path.join(self.run_dir, "collecting")
+
+    @property
+    def collecting_lock(self) -> str:
+        """File that a garbage collection locks as long as it lives."""
+        return os.path.join(self.run_dir, "gc.lock")
+
+    @property
     def state(self) -> str:
         """File that remembers what the last round saw."""
         return os.path.join(self.run_dir, "health.json")
@@ -299,6 +309,19 @@ def switch(config: Config, stop_pushes: bool | None) -> None:
         os.unlink(config.flag)
 
 
+def release(config: Config) -> list[str]:
+    """Let writes in again when the garbage collection that stopped them is no more; return what was done."""
+    if not os.path.exists(config.collecting):
+        return []
+    with alone(config.collecting_lock) as dead:
+        if not dead:
+            return []
+        with contextlib.suppress(FileNotFoundError):  # it ended just now
+            os.unlink(config.collecting)
+            return ["let pushes in again after a garbage collection that was killed"]
+    return []
+
+
 def report(findings: Findings, state: State, now: float) -> list[str]:
     """Return the journal lines of this round: what began, what ended, what goes on for long; update the state."""
     lines = []
@@ -342,7 +365,7 @@ def look(config: Config) -> tuple[Findings, bool | None]:
 
 @contextlib.contextmanager
 def alone(lock: str) -> t.Iterator[bool]:
-    """Yield False while the role is at work on the containers."""
+    """Yield False while somebody else holds a lock, such as the role while it is at work on the containers."""
     try:
         handle = os.open(lock, os.O_RDONLY)
     except FileNotFoundError:
@@ -363,11 +386,12 @@ def one_round(config: Config, docker: Docker) -> list[str]:
     findings, stop_pushes = look(config)
     switch(config, stop_pushes)
     findings.facts["read_only"] = os.path.exists(config.flag)
+    done = release(config)
+    findings.facts["collecting"] = os.path.exists(config.collecting)
     try:
-        done = repair(config, findings, state, docker)
+        done += repair(config, findings, state, docker)
     except OSError as exc:
         findings.problems["docker"] = f"dockerd: {exc}"
-        done = []
     lines = report(findings, state, time.time()) + [f"{NOTICE}repaired: {action}" for action in done]
     save_state(config.state, state)
     return lines

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.testinfra.verify.cri import client_program
-from tests.testinfra.verify.machine import Machine, borrowed_image, missing, need
+from tests.testinfra.verify.machine import Machine, borrowed_image, missing, need, need_running
 
 MIN_DAYS_LEFT = 14  # the registry renews its own certificate well before that
 # Runs on the machine with its own Python and its own trust store. Prints JSON. Arguments: host, port, CA file or "".
@@ -92,6 +92,23 @@ def test_containers(machine: Machine, host: Any) -> None:
         need(settings["RestartPolicy"]["Name"] == "always", f"{name} does not restart by itself")
         need(not settings["Privileged"], f"{name} is privileged")
         need(settings["ReadonlyRootfs"], f"{name} can write to its root file system")
+
+
+def test_garbage_collection(machine: Machine, host: Any) -> None:
+    """the registry's garbage collection is planned, ended well and holds nobody off"""
+    if "registries" not in machine.groups:
+        missing("the registry does not run here")
+    state = host.file("/var/lib/slipway/registry/gc.json")
+    if state.exists:
+        last = json.loads(state.content_string)
+        need(last["ok"], f"the last garbage collection failed: {last['error']}")
+    held = host.file("/run/slipway-registry/collecting").exists
+    running = host.run("systemctl is-active slipway-registry-gc.service").stdout.strip() == "activating"
+    need(running or not held, "a garbage collection that is no more holds pushes off")
+    if host.file("/etc/systemd/system/slipway-registry-gc.timer").exists:
+        need_running(host, "slipway-registry-gc.timer")
+    elif not state.exists:
+        missing("the site has no registry_gc_schedule, and no collection was made by hand")
 
 
 @pytest.mark.parametrize("probe", ["private", "upstream"])

@@ -254,6 +254,19 @@ def test_pushes_stop_below_the_limit_and_come_back_well_above(config: Any, monke
     assert os.path.exists(small.flag)
 
 
+def test_writes_that_a_dead_collection_stopped_are_let_in(config: Any) -> None:
+    Path(config.collecting).touch()
+    with open(config.collecting_lock, "w", encoding="utf-8") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert health.one_round(config, Dockerd()) == []
+        assert os.path.exists(config.collecting), "it lives"
+        assert state(config).facts["collecting"] is True
+    lines = health.one_round(config, Dockerd())
+    assert lines == ["<5>repaired: let pushes in again after a garbage collection that was killed"]
+    assert not os.path.exists(config.collecting)
+    assert state(config).facts["collecting"] is False
+
+
 def test_long_problems_are_told_again(config: Any, front: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     health.one_round(config, Dockerd(registry=None))
     now = time.time()

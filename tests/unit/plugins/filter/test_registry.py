@@ -178,6 +178,15 @@ def test_nobody_reads_unless_pulls_are_anonymous() -> None:
     assert maps(registry.registry_rights([], "authenticated")) == nobody
 
 
+def test_retention_rules_get_what_was_left_out() -> None:
+    assert registry.registry_retention(
+        [{"keep_last": "3"}, {"repositories": ["a/"], "tags": ["x"], "keep_days": 2}]
+    ) == [
+        {"repositories": ["*"], "tags": ["*"], "keep_last": 3, "keep_days": 0},
+        {"repositories": ["a/"], "tags": ["x"], "keep_last": 0, "keep_days": 2},
+    ]
+
+
 def test_without_bcrypt_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
@@ -195,6 +204,7 @@ def test_filters_have_their_names() -> None:
     assert sorted(registry.FilterModule().filters()) == [
         "certificates_due",
         "htpasswd",
+        "registry_retention",
         "registry_rights",
         "subject_alternative_names",
     ]

@@ -140,6 +140,68 @@ def test_rights_leave_other_mistakes_to_other_rules() -> None:
     assert RULES["registry_rights"](["bob", {"write": "a/"}]) == []
 
 
+def paths(verdict: Any) -> list[str]:
+    assert isinstance(verdict, list)
+    return [item.path for item in verdict if isinstance(item, Problem)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "path"),
+    [
+        ({}, "[0]"),
+        ({"keep_last": 0}, "[0]"),
+        ({"keep_last": 0, "keep_days": 0}, "[0]"),
+        ({"keep_last": -1, "keep_days": 5}, "[0]"),
+        ({"keep_last": 1, "tags": []}, "[0].tags"),
+        ({"keep_last": 1, "repositories": [""]}, "[0].repositories"),
+        ({"keep_last": 1, "repositories": ["a", 5]}, "[0].repositories"),
+    ],
+)
+def test_a_rule_that_keeps_nothing_is_refused(rule: dict[str, Any], path: str) -> None:
+    assert paths(RULES["registry_retention"]([rule])) == [path]
+
+
+def test_rules_that_keep_something() -> None:
+    assert RULES["registry_retention"]([{"keep_last": 1}, {"keep_days": "7", "repositories": ["a/"]}]) == []
+    assert RULES["registry_retention"]("x") == []
+
+
+@pytest.mark.parametrize(
+    ("image", "good"),
+    [
+        ("a/app", True),
+        ("a/*", True),
+        ("*", True),
+        ("*:v*", True),
+        ("a/app:1.2", True),
+        ("registry.corp.lab:6001/a/app:1", True),
+        (f"a/app@sha256:{'0' * 64}", True),
+        (f"registry.corp.lab:6001/a/app:1@sha256:{'0' * 64}", True),
+        ("a/app@latest", False),
+        ("a app", False),
+        ("", False),
+        (5, False),
+    ],
+)
+def test_protected_images(image: Any, good: bool) -> None:
+    assert paths(RULES["registry_protected"]([image])) == ([] if good else ["[0]"])
+
+
+@pytest.mark.parametrize(
+    ("text", "good"), [("Sun 04:00", True), ("*-*-1 3:30", True), ("", True), ("daily\n", False), (5, False)]
+)
+def test_times(text: Any, good: bool) -> None:
+    assert (RULES["registry_calendar"](text) is None) is good
+
+
+@pytest.mark.parametrize(
+    ("days", "share", "wrong"),
+    [(0, 50, []), (30, 100, []), (-1, 50, [".untagged_days"]), (0, 0, [".share"]), (0, 101, [".share"])],
+)
+def test_bounds_of_a_collection(days: int, share: int, wrong: list[str]) -> None:
+    assert paths(RULES["registry_collection"]({"untagged_days": days, "share": share})) == wrong
+
+
 @pytest.mark.parametrize(
     ("days", "before", "good"), [(365, 30, True), ("90", "89", True), (30, 30, False), (9, 0, False)]
 )
@@ -150,9 +212,13 @@ def test_a_certificate_outlives_its_renewal(days: Any, before: Any, good: bool) 
 
 def test_all_rules_are_offered() -> None:
     assert sorted(_rules_registry.RULES) == [
+        "registry_calendar",
+        "registry_collection",
         "registry_names",
+        "registry_protected",
         "registry_pull",
         "registry_renewal",
+        "registry_retention",
         "registry_rights",
         "registry_tls",
     ]
