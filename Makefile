@@ -60,6 +60,7 @@ test: setup ## Everything that CI runs
 
 test-long: setup ## The long matrices: all hostile credentials, both Debians for every role, chaos
 	@export SLIPWAY_LONG=1
+	$(STEP) "What programs make of our files" $(PY) -m pytest tests/templates -q
 	$(STEP) "The whole site, long" $(PY) -m pytest tests/site -q
 	$(STEP) "Roles by molecule, long" tests/molecule.sh
 	MOLECULE_IMAGE=bookworm $(STEP) "Roles by molecule on Debian 12" tests/molecule.sh

@@ -23,7 +23,7 @@ IMAGE = "world:1"
 CRI = "/usr/local/bin/test-cri"
 SPEC = "/var/run/cdi/nvidia.yaml"
 # What a container sees: the devices, and which driver its libraries are of.
-LOOK = "ls /dev | grep nvidia; ls /usr/lib/*-linux-gnu | grep -e libcuda.so. -e libnvidia-ml.so."
+LOOK = "ls /dev | grep nvidia; ls /usr/lib/*-linux-gnu | grep -e libcuda.so. -e libnvidia-ml.so.; true"
 # Opening the simulated device fails for want of hardware where the container may, and for want of a right where not.
 OPEN = "head -c1 /dev/nvidia{0} 2>&1 | sed 's/.*: //'"
 MAY, MAY_NOT = "No such device or address", "Operation not permitted"
@@ -155,7 +155,7 @@ def test_a_machine_without_a_gpu_runs_containers_and_refuses_gpus(without: Any) 
     assert in_pod(without, "-handler nvidia", "echo fine") == "fine"
     refused = without.run(f"docker run --rm --runtime=nvidia -e NVIDIA_VISIBLE_DEVICES=0 {IMAGE} true")
     assert refused.rc != 0
-    assert "nvidia" in refused.stderr and "NVML" in refused.stderr.upper()
+    assert "failed to initialize NVML" in refused.stderr
 
 
 def test_runc_keeps_its_options_and_nvidia_has_them_too(with_gpu: Any) -> None:
@@ -167,16 +167,13 @@ def test_runc_keeps_its_options_and_nvidia_has_them_too(with_gpu: Any) -> None:
     }
 
 
-def test_what_was_found_is_a_fact() -> None:
-    output = converge().succeeded().output
-    assert f'"driver": "{DRIVER}"' in output
-    assert "nvidia.com/gpu=1" in output
-    assert '"gpus": []' in output, "of the other machine"
-
-
-def test_a_second_run_changes_nothing(with_gpu: Any, without: Any) -> None:
+def test_a_second_run_changes_nothing_and_tells_what_was_found(with_gpu: Any, without: Any) -> None:
     before = pids(with_gpu), pids(without)
-    assert converge().succeeded().changed == 0
+    play = converge().succeeded()
+    assert play.changed == 0
+    assert f"driver: {DRIVER}" in play.output
+    assert "- nvidia.com/gpu=1\n" in play.output
+    assert "gpus: []" in play.output, "of the other machine"
     assert converge("--check").succeeded().changed == 0
     assert (pids(with_gpu), pids(without)) == before
 
@@ -195,12 +192,11 @@ def test_one_variable_changes_the_version(with_gpu: Any) -> None:
     assert "1.20.1" in with_gpu.check_output("nvidia-ctk --version")
     held = with_gpu.check_output("apt-mark showhold").split()
     assert {"nvidia-container-toolkit", "nvidia-container-toolkit-base"} <= {*held}
-    converge(nvidia_container_toolkit_version="1.19.*").succeeded()
+    converge("-l", GPU, nvidia_container_toolkit_version="1.19.*").succeeded()
     assert "1.19.1" in with_gpu.check_output("nvidia-ctk --version")
     assert seen(docker(with_gpu, WAYS["runtime"])) == ({"nvidia1", "nvidiactl"}, {DRIVER})
-    converge().succeeded()
+    converge("-l", GPU).succeeded()
     assert "1.20.1" in with_gpu.check_output("nvidia-ctk --version")
-    assert converge().succeeded().changed == 0
 
 
 def test_the_default_runtime_is_nvidia_where_asked_for_and_there_is_a_gpu(with_gpu: Any, without: Any) -> None:
@@ -220,6 +216,13 @@ def test_a_new_driver_needs_no_play(with_gpu: Any) -> None:
     assert seen(docker(with_gpu, WAYS["runtime"])) == ({"nvidia1", "nvidiactl"}, {NEXT_DRIVER})
     if knows_cdi(with_gpu):
         assert seen(docker(with_gpu, WAYS["cdi"])) == ({"nvidia1", "nvidiactl"}, {NEXT_DRIVER})
+
+
+def test_a_first_driver_needs_no_play_either(with_gpu: Any) -> None:
+    gpu.remove(GPU)
+    with_gpu.check_output(f"rm -f {SPEC}")
+    gpu.install(GPU, count=2, driver=DRIVER)
+    wait_for(lambda: with_gpu.run(f"cat {SPEC}").stdout, DRIVER)
 
 
 def gpu_checks() -> dict[str, tuple[str, str]]:
@@ -246,10 +249,9 @@ def test_verify_names_a_device_that_is_not_there_until_the_refresh(with_gpu: Any
 
 def test_a_run_repairs_a_spec_that_is_not_true(with_gpu: Any) -> None:
     with_gpu.check_output(f"sed -i s/{DRIVER}/1.2.3/ {SPEC}")
-    play = converge().succeeded()
+    play = converge("-l", GPU).succeeded()
     assert "is not what the driver gives now" in play.output
     assert "1.2.3" not in with_gpu.check_output(f"cat {SPEC}")
-    assert converge().succeeded().changed == 0
 
 
 def test_no_gpu_is_lost_by_configuration(with_gpu: Any) -> None:
@@ -266,7 +268,7 @@ def test_no_gpu_is_lost_by_configuration(with_gpu: Any) -> None:
 
     still_there()
     engines = pids(with_gpu)
-    converge(no_proxy=["localhost", "127.0.0.0/8", ".corp.lab", "172.29.64.0/24", ".other.lab"]).succeeded()
+    converge("-l", GPU, no_proxy=["localhost", "127.0.0.0/8", ".corp.lab", "172.29.64.0/24", ".other.lab"]).succeeded()
     assert not {*engines} & {*pids(with_gpu)}, "the changed proxy has restarted both engines"
     still_there()
     for command in ("systemctl daemon-reload", "systemctl restart docker", "systemctl restart containerd"):
@@ -274,19 +276,22 @@ def test_no_gpu_is_lost_by_configuration(with_gpu: Any) -> None:
         still_there()
     with_gpu.check_output("docker update --memory 64m --memory-swap 64m keeper")
     still_there()
-    converge().succeeded()
+    assert converge("-l", GPU).succeeded().changed > 0
     still_there()
     with_gpu.check_output("docker rm -f keeper")
 
 
 def test_after_a_reboot_everything_is_there_again(with_gpu: Any, lab: Any) -> None:
-    """/var/run/cdi is gone at a boot: the specs are written anew before the engines start containers."""
-    options = WAYS["cdi"] if knows_cdi(with_gpu) else WAYS["runtime"]
-    with_gpu.check_output(f"docker run -d --restart=always --name keeper {options} {IMAGE} sleep infinity")
+    """/var/run/cdi is gone at a boot: the specs are written anew.
+
+    dockerd before 28.2 starts no container with a CDI device by itself (moby#49989): the runtime does.
+    """
+    with_gpu.check_output(f"docker run -d --restart=always --name keeper {WAYS['runtime']} {IMAGE} sleep infinity")
     lab.reboot(GPU)
     wait_for(lambda: with_gpu.run("docker exec keeper sh -c %s", OPEN.format(1)).stdout, MAY)
     assert with_gpu.check_output("systemctl is-active nvidia-cdi-refresh.path") == "active"
-    assert seen(docker(with_gpu, options)) == ({"nvidia1", "nvidiactl"}, {DRIVER})
+    for options in WAYS.values() if knows_cdi(with_gpu) else [WAYS["runtime"]]:
+        assert seen(docker(with_gpu, options)) == ({"nvidia1", "nvidiactl"}, {DRIVER})
     with_gpu.check_output("docker rm -f keeper")
 
 

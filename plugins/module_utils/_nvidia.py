@@ -103,6 +103,9 @@ def drop_ins(libraries: str) -> list[_files.WantedFile]:
     )
     age = f"age=$$(($$(date +%%s) - $$(stat -L -c %%Y {libraries})))"
     service = (
+        "[Unit]\n"
+        "# Of a first driver the library may come before nvidia-smi, and no other event after it.\n"
+        f"ConditionPathExists=|{libraries}/libnvidia-ml.so.1\n"
         "[Service]\n"
         "# A driver is unpacked file by file, and a change while this unit runs starts it no second time: so wait\n"
         "# until the directory of the libraries has been left alone for three seconds.\n"

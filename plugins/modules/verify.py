@@ -9,7 +9,8 @@ module: verify
 short_description: Proves from outside that machines do what the inventory promises
 description:
   - Runs the checks of tests/testinfra/verify on the controller against every machine of the play, shows a table of
-    checks by machines and writes one verdict as JSON. Fails when a check failed or none could be made.
+    checks by machines, what the machines have (GPUs, driver), and writes one verdict as JSON. Fails when a check failed
+    or none could be made.
   - What to expect comes from the inventory's C(site_proxy), C(site_dns), C(site_registry), C(site_ca_certificates)
     and C(site_verify). What a site does not have is skipped, with the reason in the verdict.
   - Read-only, but for the probe images that C(site_verify) names (C(private), C(upstream)); they are pulled, run and

@@ -15,7 +15,7 @@ AT_ONCE = 3
 
 
 def prepare(names: Iterable[str]) -> None:
-    """Make sure of images and of what `internet` serves.
+    """Make sure of images, of what `internet` serves and of the simulated GPUs' driver.
 
     Args:
         names: Recipes of the machines that are wanted.
@@ -27,8 +27,11 @@ def prepare(names: Iterable[str]) -> None:
     filled = internet.content_directory().exists()
     if not filled:
         wanted.update(internet.MADE_OF)
+    driven = gpu.directory().exists()
+    if not driven:
+        wanted.add("gpu")
     missing = [name for name in sorted(wanted) if name not in RECIPES or not images.present(images.tag(name))]
-    if not missing and filled:
+    if not missing and filled and driven:
         return
     foundations, programs = needs(missing)
     if not filled:
@@ -36,6 +39,7 @@ def prepare(names: Iterable[str]) -> None:
     _at_once([*(partial(golang.program, name) for name in programs), *(partial(images.ensure, n) for n in foundations)])
     _at_once([partial(images.ensure, name) for name in missing])
     internet.content()
+    gpu.driver_files()
 
 
 def needs(names: Iterable[str]) -> tuple[list[str], set[str]]:

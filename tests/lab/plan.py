@@ -21,7 +21,14 @@ INTERNET = IPv4Address("172.29.65.20")
 PROXY_PORT = 8080
 
 # Names of the real internet that the lab's own `internet` answers to.
-PLAYED_NAMES = ("registry-1.docker.io", "auth.docker.io", "index.docker.io", "download.docker.com")
+PLAYED_NAMES = (
+    "registry-1.docker.io",
+    "auth.docker.io",
+    "index.docker.io",
+    "download.docker.com",
+    "nvidia.github.io",
+    "registry.k8s.io",
+)
 
 # Addresses of machines that are not in the plan, such as molecule's, come from here.
 POOL_FIRST, POOL_LAST = 100, 249

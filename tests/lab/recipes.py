@@ -252,13 +252,14 @@ _PAUSE = Layer(
 )
 
 
-# Reference on Docker Hub to recipe.
+# Reference on Docker Hub to recipe; what has no slash is on registry.k8s.io.
 HUB = {
     "library/debian:13": "debian",
     "library/nginx:1.26.3": "hub-nginx",
     "library/registry:2.8.2": "hub-registry-2",
     "library/registry:3.1.2": "hub-registry-3",
     "library/world:1": "hub-world",
+    "pause:3.10": "hub-pause",
 }
 
 # Docker's package repository, at APT_ROOT in the image.
@@ -313,6 +314,23 @@ _GPU = Layer(
     copies=tuple(f"nvidia-{v}" for v in NVIDIA_VERSIONS),
 )
 
+# NVIDIA's package repository, at NVIDIA_ROOT in the image.
+NVIDIA_ROOT = "/srv/nvidia-apt"
+_NVIDIA_APT = Layer(
+    name="apt-nvidia",
+    parent="trixie",
+    dockerfile="".join(
+        f"COPY --from=@nvidia-{v}@ {PROGRAMS_ROOT} /srv/nvidia/{v}/programs\n"
+        f"COPY --from=@nvidia-{v}@ {SOURCES_ROOT} /srv/nvidia/{v}/sources\n"
+        for v in NVIDIA_VERSIONS
+    )
+    + "COPY nvidia /usr/local/bin/nvidia\n"
+    + "RUN apt-get -q update && apt-get -qy install --no-install-recommends apt-utils gpg-agent"
+    + f" && nvidia {NVIDIA_ROOT} /srv/nvidia/*\n",
+    files={"nvidia": "apt/nvidia"},
+    copies=tuple(f"nvidia-{v}" for v in NVIDIA_VERSIONS),
+)
+
 # What only the private registry gets, and only by `python -m tests.lab seed`.
 SEED = {"hello:1": "hub-hello"}
 
@@ -336,6 +354,7 @@ _ALL: tuple[Recipe, ...] = (
     _PAUSE,
     *(_nvidia(version) for version in NVIDIA_VERSIONS),
     _GPU,
+    _NVIDIA_APT,
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 

@@ -10,6 +10,10 @@ REGISTRY = f"registry.{plan.ZONE}:6001"
 TRY = (
     ("a bare name, from the private registry", "make lab-ssh HOST=node1 CMD='docker run --rm hello:1'"),
     ("what is only on Docker Hub, through the proxy", "make lab-ssh HOST=node2 CMD='docker run --rm world:1'"),
+    (
+        "one of the two GPUs, and no other",
+        "make lab-ssh HOST=node1 CMD='docker run --rm --device nvidia.com/gpu=1 hello:1 ls /dev'",
+    ),
     ("again: nothing changes, nothing restarts", ".venv/bin/ansible-playbook site.yml"),
 )
 

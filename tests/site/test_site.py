@@ -72,6 +72,19 @@ def test_what_exists_only_upstream_arrives_through_the_proxy(first_run: Run, nod
     assert any("CONNECT registry-1.docker.io:443" in line for line in lines)
 
 
+def test_a_container_sees_the_gpu_that_it_asks_for(first_run: Run) -> None:
+    look = "hello:1 sh -c 'ls /dev | grep nvidia'"
+    assert on("node1", f"docker run --rm --device nvidia.com/gpu=1 {look}").split() == ["nvidia1", "nvidiactl"]
+    assert on("node1", f"docker run --rm {look}", check=False) == ""
+
+
+def test_a_machine_without_a_gpu_refuses_one(first_run: Run) -> None:
+    assert "nvidia" not in on("registry", "docker info"), "the registry is no node: NVIDIA is not for it"
+    refused = on("node2", "docker run --rm --runtime=nvidia -e NVIDIA_VISIBLE_DEVICES=0 hello:1 true", check=False)
+    assert "failed to initialize NVML" in refused
+    assert "hello" in on("node2", "docker run --rm --runtime=nvidia hello:1")
+
+
 def test_the_proxy_never_saw_an_internal_host(first_run: Run) -> None:
     assert [line for line in squid_log() if INTERNAL.search(line.split()[6])] == []
 

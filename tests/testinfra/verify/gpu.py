@@ -121,7 +121,10 @@ def stale(found: Look) -> str:
     if not gone:
         return ""
     first, *rest = [f"{KIND}={name}" for name in sorted(gone, key=len)]
-    others = f", nor is {', '.join(rest)}" if rest else ""
+    if not found.gpus:
+        others = ", nor is any other CDI device" if rest else ""
+    else:
+        others = f", nor {'is' if len(rest) == 1 else 'are'} {', '.join(rest)}" if rest else ""
     foreign = [path for path in _specs(found) if path.startswith("/etc/cdi/") and _names(found, path) & set(gone)]
     if foreign:
         what = f"remove {foreign[0]}, which nvidia-cdi-refresh.service does not write"

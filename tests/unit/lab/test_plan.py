@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address
 
 import pytest
 
-from tests.lab import plan
+from tests.lab import paths, plan
 from tests.lab.errors import LabError
 from tests.lab.plan import Machine
 
@@ -14,6 +15,12 @@ from tests.lab.plan import Machine
 def test_a_machine_has_the_names_that_others_rely_on() -> None:
     machine = Machine(name="node1", image="trixie")
     assert (machine.container, machine.full_name) == ("slipway-node1", "node1.corp.lab")
+
+
+def test_the_internet_has_a_server_for_every_name_it_plays() -> None:
+    text = (paths.FILES / "internet" / "nginx.conf").read_text(encoding="utf-8")
+    served = [name for line in re.findall(r"server_name (.*);", text) for name in line.split()]
+    assert sorted(served) == sorted(plan.PLAYED_NAMES)
 
 
 def test_every_planned_address_is_in_the_corporate_network_and_outside_the_pool() -> None:

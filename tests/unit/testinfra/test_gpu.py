@@ -130,7 +130,7 @@ def test_a_gpu_without_a_device() -> None:
         ),
         (
             {"gpus": [], "driver": "", "error": "nvmlInit_v2: Driver Not Loaded", "names": ("0", "all")},
-            "nvidia.com/gpu=0 is no GPU of this machine, nor is nvidia.com/gpu=all: the driver does not answer "
+            "nvidia.com/gpu=0 is no GPU of this machine, nor is any other CDI device: the driver does not answer "
             "(nvmlInit_v2: Driver Not Loaded); if it is gone for good, run site.yml",
         ),
         (

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Command cri asks a container runtime for images the way the kubelet does: by the Container Runtime Interface.
+// Command cri asks a container runtime for images, and for a pod, the way the kubelet does: by the Container Runtime
+// Interface.
 //
 // ctr is no witness for what a pod gets: it neither reads certs.d nor uses the daemon's own resolver
 // (containerd/containerd#6438). This program sends the same gRPC messages as the kubelet's image manager.
@@ -9,6 +10,8 @@
 //	cri [-socket PATH] images                                            prints one "ID TAG..." line an image
 //	cri [-socket PATH] remove IMAGE
 //	cri [-socket PATH] info                                              prints the runtime's name, version and conditions
+//	cri [-socket PATH] [-timeout 60s] run [-handler NAME] [-env K=V]... [-cdi DEVICE]... IMAGE COMMAND...
+//	    runs a container in a pod on the host's network, prints what it says and ends with its exit status
 package main
 
 import (
@@ -26,21 +29,25 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-var errUsage = errors.New("usage: cri [-socket PATH] [-timeout 60s] [-auth USER:PASSWORD] pull IMAGE | images | remove IMAGE | info")
+var errUsage = errors.New("usage: cri [-socket PATH] [-timeout 60s] [-auth USER:PASSWORD] pull IMAGE | images | remove IMAGE | info | run [-handler NAME] [-env K=V]... [-cdi DEVICE]... IMAGE COMMAND...")
 
 // spec names an image as the kubelet does since 1.31: with the name the user wrote kept beside the full one.
 func spec(image string) *runtime.ImageSpec {
 	return &runtime.ImageSpec{Image: image, UserSpecifiedImage: image}
 }
 
-// pull fetches one image; user and password stand for a pod's imagePullSecret.
-func pull(ctx context.Context, images runtime.ImageServiceClient, image, auth string) error {
-	request := &runtime.PullImageRequest{Image: spec(normal(image))}
+// pullRequest asks for one image; user and password stand for a pod's imagePullSecret.
+func pullRequest(image, auth string) *runtime.PullImageRequest {
+	request := &runtime.PullImageRequest{Image: spec(image)}
 	if auth != "" {
 		user, password, _ := strings.Cut(auth, ":")
 		request.Auth = &runtime.AuthConfig{Username: user, Password: password}
 	}
-	reply, err := images.PullImage(ctx, request)
+	return request
+}
+
+func pull(ctx context.Context, images runtime.ImageServiceClient, image, auth string) error {
+	reply, err := images.PullImage(ctx, pullRequest(normal(image), auth))
 	if err != nil {
 		return err
 	}
@@ -111,12 +118,23 @@ func run() error {
 		return list(ctx, images)
 	case verb == "info" && len(arguments) == 1:
 		return info(ctx, runtime.NewRuntimeServiceClient(connection))
+	case verb == "run":
+		wanted, err := parsePod(arguments[1:], *auth)
+		if err != nil {
+			return err
+		}
+		return wanted.execute(ctx, runtime.NewRuntimeServiceClient(connection), images)
 	}
 	return errUsage
 }
 
 func main() {
-	if err := run(); err != nil {
+	err := run()
+	var ended exitStatus
+	if errors.As(err, &ended) {
+		os.Exit(int(ended))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "cri:", status.Convert(err).Message())
 		os.Exit(1)
 	}
