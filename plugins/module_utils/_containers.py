@@ -250,7 +250,6 @@ class Docker:
         if result.rc != 0:
             raise HostError(f"image {image} cannot be pulled: {reason(result)}")
 
-
     def build(self, image: str, directory: str) -> None:
         """Build an image from a directory; raises HostError with what its last step said."""
         command = [BUILD_COMMAND] if os.path.exists(BUILD_COMMAND) else ["docker", "build"]

@@ -62,7 +62,7 @@ options:
       build:
         description:
           - Directory on the host with a Dockerfile. The image is built from it when it is missing, by C(slipway-build)
-            where the role container_network has put that. Give O(containers[].image) a tag that changes with the content.
+            where role container_network has put that. Give O(containers[].image) a tag that changes with the content.
         type: path
         default: ""
       entrypoint:

@@ -31,7 +31,7 @@ HISTORY = [
     {"created": "2026-11-01T09:00:00Z", "created_by": "ADD debian-13.tar / # buildkit", "comment": "Debian 13"},
     {
         "created": "2026-11-20T10:00:00Z",
-        "created_by": "RUN /bin/sh -c apt-get install --yes python3 python3-torch # buildkit",
+        "created_by": "RUN apt-get install --yes python3 python3-torch # buildkit",
     },
     {"created": "2026-11-20T10:00:00Z", "created_by": "ENV MODEL=/srv/model", "empty_layer": True},
     {"created": "2026-11-20T10:01:00Z", "created_by": "COPY app /srv/app # buildkit"},

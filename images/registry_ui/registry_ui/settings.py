@@ -95,5 +95,6 @@ class Machine:
         """Return when a job last ended well: {"time": …, "ok": true}."""
         said = self.said(name)
         stamp = said.get("time")
-        is_time = isinstance(stamp, int | float) and 0 < stamp < time.time() + 86400
-        return float(stamp) if is_time and said.get("ok") is True else None
+        if not isinstance(stamp, int | float) or said.get("ok") is not True:
+            return None
+        return float(stamp) if 0 < stamp < time.time() + 86400 else None

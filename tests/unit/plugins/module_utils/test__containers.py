@@ -271,7 +271,7 @@ def test_an_image_of_our_own_is_built_before_anything_stops(
     run(docker, tmp_path)
     own = with_web(image="own:1", build="/srv/own")
     docker.fail["build"] = ["Step 1\nE: Unable to fetch http://u:pw@p:80/x"]
-    with pytest.raises(HostError, match="image own:1 cannot be built from /srv/own: .*Unable to fetch") as caught:
+    with pytest.raises(HostError, match=r"image own:1 cannot be built from /srv/own: .*Unable to fetch") as caught:
         run(docker, tmp_path, own)
     assert "pw" not in str(caught.value) and docker.did("stop") == []
     assert run(docker, tmp_path, own).actions[0] == "build own:1"
