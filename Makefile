@@ -18,7 +18,7 @@ INVENTORY ?= inventory/lab
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: help setup lab lab-down lab-ssh verify lint unit browser molecule test test-long bench docs build requirements clean
+.PHONY: help setup lab lab-down lab-ssh verify lint unit browser molecule test test-long bench bench-ui docs build requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | \
@@ -71,6 +71,9 @@ test-long: setup ## The long matrices: all hostile credentials, both Debians for
 
 bench: setup ## Nothing to change: site.yml against ping and pyinfra, as ratios (docs/benchmarks.md)
 	@$(PY) -m tests.bench
+
+bench-ui: setup ## Pages of a registry with 20,000 tags against the walk through its API (docs/benchmarks.md)
+	@PYTHONPATH=images/registry_ui $(PY) -m tests.bench.registry_ui
 
 docs: setup ## Write the pages that are generated from argument_specs
 	@$(PY) tools/docs.py

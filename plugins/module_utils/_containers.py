@@ -60,7 +60,8 @@ class Container:
     """A container as wanted.
 
     ports and volumes are in docker's own notation; memory is bytes with docker's suffixes ("512m"), "" for no limit.
-    build is a directory on the host from which the image is built when it is missing, instead of being pulled.
+    build is a directory on the host from which the image is built when it is missing, instead of being pulled; base is
+    the image on which it stands.
     restart_on and reload_on are globs of files on the host that it reads: when one changed after it was started, it
     is restarted, or gets reload_signal after check_command, run inside it, has succeeded.
     """
@@ -68,6 +69,7 @@ class Container:
     name: str
     image: str
     build: str = ""
+    base: str = ""
     entrypoint: str = ""
     command: tuple[str, ...] = ()
     user: str = ""
@@ -93,7 +95,7 @@ class Container:
     def spec(self) -> dict[str, t.Any]:
         """Return what docker is told, as plain data: the base of the label and of the diff."""
         told = dataclasses.asdict(self)
-        for key in ("build", "restart_on", "reload_on", "reload_signal", "check_command"):
+        for key in ("build", "base", "restart_on", "reload_on", "reload_signal", "check_command"):
             del told[key]
         return {key: value for key, value in told.items() if value not in ("", (), 0)}
 
@@ -420,7 +422,7 @@ class StackState:
     def _pull_for(self, steps: t.Sequence[Step]) -> None:
         """Have every image before anything is stopped."""
         making = {step.name for step in steps if step.verb in ("create", "recreate")}
-        sources = {item.image: item.build for item in self.stack.containers if item.name in making}
+        sources = {item.image: item for item in self.stack.containers if item.name in making}
         images = sorted(sources)
         if not images:
             return
@@ -432,19 +434,24 @@ class StackState:
             present = {}
         for image in images:
             if image not in present:
-                verb, done = ("build", "built") if sources[image] else ("pull", "pulled")
+                verb, done = ("build", "built") if sources[image].build else ("pull", "pulled")
                 if not self.check:
-                    self._fetch(image, sources[image])
+                    self._fetch(sources[image])
                     self.record["pulled"] = sorted({*self.record.get("pulled", []), image})
                     self.save()
                 self.outcome.pulled.append(image)
                 self.outcome.note(f"{verb} {image}", header=image, after=f"{done}\n")
 
-    def _fetch(self, image: str, source: str) -> None:
-        if source:
-            self.docker.build(image, source)
-        else:
-            self.docker.pull(image)
+    def _fetch(self, wanted: Container) -> None:
+        if not wanted.build:
+            self.docker.pull(wanted.image)
+            return
+        # By the engine, which has the proxy: BuildKit would have docker's client ask for a token, which has none.
+        if wanted.base and wanted.base not in self.docker.inspect("image", [wanted.base]):
+            self.docker.pull(wanted.base)
+            self.record["pulled"] = sorted({*self.record.get("pulled", []), wanted.base})
+            self.save()
+        self.docker.build(wanted.image, wanted.build)
 
     def _network_matches(self, wanted: Network, found: dict[str, t.Any] | None) -> bool:
         """Tell whether a network is as wanted; raises HostError when the name belongs to somebody else."""

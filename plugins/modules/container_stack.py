@@ -65,6 +65,10 @@ options:
             where role container_network has put that. Give O(containers[].image) a tag that changes with the content.
         type: path
         default: ""
+      base:
+        description: Image on which O(containers[].build) stands; it is pulled first where it is missing.
+        type: str
+        default: ""
       entrypoint:
         description: Program to run instead of the image's entry point.
         type: str
@@ -236,6 +240,7 @@ CONTAINER_SPEC: dict[str, t.Any] = {
     "name": {"type": "str", "required": True},
     "image": {"type": "str", "required": True},
     "build": {"type": "path", "default": ""},
+    "base": {"type": "str", "default": ""},
     "entrypoint": {"type": "str", "default": ""},
     "command": TEXTS,
     "user": {"type": "str", "default": ""},

@@ -11,6 +11,7 @@ import urllib.parse
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -31,6 +32,9 @@ HERE = Path(__file__).resolve().parent
 PAGE_SIZE = 100
 MAX_ENVELOPE = 8 * 2**20
 MAX_BOXES = 60
+# Seconds for which the tree is kept: even while pushes come in, and at most, because it says how long ago things were.
+KEEP_AT_LEAST, KEEP_AT_MOST = 1.0, 30.0
+MOST_KEPT = 32
 # Between a repository's name and what is shown of it; no part of a name may begin with a dash.
 MARK = "/-/"
 
@@ -97,6 +101,7 @@ class Pages:
         self.indexer = indexer
         self.machine = Machine(settings.state_dirs)
         self.timings = metrics.Timings()
+        self._kept: dict[str, tuple[tuple[int, str], float, Markup]] = {}
         self.jinja = environment(settings)
         key = store.meta("token key") or new_key()
         store.note("token key", key)
@@ -114,6 +119,7 @@ class Pages:
             here=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
             token=self.tokens.give(visitor.name) if visitor.name else "",
             ago=lambda stamp: text.ago(stamp, now),
+            when=lambda stamp, unknown="—": text.when(stamp, now, unknown),
             progress=self.indexer.progress,
             scanned=bool(self.store.meta("scanned")),
             read_only=self.machine.read_only(),
@@ -144,17 +150,29 @@ class Pages:
     def home(self, request: Request) -> Response:
         """Show all repositories as a tree, or those that a search finds."""
         query = request.query_params.get("q", "").strip()[:200]
+        return self.html(request, "home", query=query, results=self._results(query))
+
+    def _results(self, query: str) -> Markup:
+        """Return the tree as HTML, the one made before while nothing has changed: it is long, and the same for all."""
+        version, now = (self.store.version, self.indexer.progress.state), time.time()
+        kept = self._kept.get(query)
+        if kept and (kept[0] == version or now - kept[1] < KEEP_AT_LEAST) and now - kept[1] < KEEP_AT_MOST:
+            return kept[2]
         words = query.split()
         rows = self.store.repositories(words)
-        return self.html(
-            request,
-            "home",
+        made = self.jinja.get_template("results.html").render(
             query=query,
             tree=views.tree(rows),
             found=len(rows),
             tags=self.store.find_tags(words) if query else [],
             counts=self.store.counts(),
+            progress=self.indexer.progress,
+            when=lambda stamp, unknown="—": text.when(stamp, now, unknown),
         )
+        while len(self._kept) >= MOST_KEPT:
+            self._kept.pop(next(iter(self._kept)), None)
+        self._kept[query] = (version, now, Markup(made))
+        return self._kept[query][2]
 
     def under_repository(self, request: Request) -> Response:
         """Show a repository, or what stands after /-/ in the address."""

@@ -16,6 +16,8 @@ from registry_ui.manifests import MEDIA_TYPES, OCI_INDEX, UnreadableError, load
 
 USER_AGENT = f"slipway-registry-ui/{VERSION}"
 PAGE = 500
+# Seconds after which a registry is asked again whether it has an API that it did not have.
+FORGET = 600.0
 # What the registry takes itself; a configuration larger than that is nobody's.
 MAX_MANIFEST = 4 * 2**20
 MAX_CONFIG = 4 * 2**20
@@ -48,6 +50,7 @@ class Registry:
     """
 
     def __init__(self, url: str, *, login: tuple[str, str] | None = None, ca: str = "", timeout: float = 15) -> None:
+        self._no_referrers_until = 0.0
         self._http = httpx.Client(
             base_url=url,
             auth=login,
@@ -150,7 +153,11 @@ class Registry:
 
     def referrers(self, repository: str, digest: str) -> bytes | None:
         """Return the index of what refers to a manifest; None from a registry without that API."""
+        if time.monotonic() < self._no_referrers_until:
+            return None
         answer = self._ask("GET", f"/v2/{_quoted(repository)}/referrers/{_quoted(digest)}")
+        if answer.status_code == 404:  # with the API it would be an empty index
+            self._no_referrers_until = time.monotonic() + FORGET
         good = answer.status_code == 200 and answer.headers.get("Content-Type", "").startswith(OCI_INDEX)
         return answer.content if good else None
 

@@ -84,6 +84,8 @@ class Store:
         self.path = path
         self._local = threading.local()
         self._writing = threading.RLock()
+        # Grows with every change.
+        self.version = 0
         self._open()
 
     def _open(self) -> None:
@@ -132,6 +134,7 @@ class Store:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+            self.version += 1
 
     def _rows(self, query: str, *values: object) -> list[Row]:
         return [dict(row) for row in self._connection().execute(query, values)]
@@ -347,14 +350,15 @@ class Store:
                    JOIN repository r ON r.id = m.repository WHERE r.name = ? AND m.subject = ? ORDER BY m.seen"""
         return self._rows(query, repository, digest)
 
-    def sharing(self, repository: str, digest: str) -> dict[str, int]:
-        """Return for each blob of a manifest in how many other manifests of the whole registry it is."""
+    def sharing(self, repository: str, digest: str, most: int = 1000) -> dict[str, int]:
+        """Return for each blob of a manifest in how many other manifests of the registry it is, counted to most."""
         query = """
-            SELECT own.digest,
-                   (SELECT count(DISTINCT other.manifest) - 1 FROM part other WHERE other.digest = own.digest) AS n
+            SELECT own.digest, (SELECT count(*) - 1 FROM
+                                (SELECT 1 FROM part other WHERE other.digest = own.digest LIMIT :most)) AS n
             FROM part own JOIN manifest m ON m.id = own.manifest JOIN repository r ON r.id = m.repository
-            WHERE r.name = ? AND m.digest = ?"""
-        return {row["digest"]: row["n"] for row in self._rows(query, repository, digest)}
+            WHERE r.name = :name AND m.digest = :digest"""
+        values = {"name": repository, "digest": digest, "most": most + 1}
+        return {row["digest"]: row["n"] for row in self._connection().execute(query, values)}
 
     def sharers(self, repository: str, digest: str, limit: int = 20) -> list[Row]:
         """Return the manifests that share most bytes with one, of the whole registry."""

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 LONGEST = 4000
 # Cc control, Cf format (bidirectional marks, zero width), Cs surrogates, Co private use, Zl and Zp line separators.
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+PRINTABLE = re.compile("[ -~]*")
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 SPANS = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
@@ -36,6 +37,8 @@ def _seen(character: str) -> str:
 
 def visible(value: object, longest: int = LONGEST, kept: str = "") -> Markup:
     """Return `plain` as HTML, escaped, the numbers marked so that they are not mistaken for text."""
+    if isinstance(value, str) and len(value) <= longest and PRINTABLE.fullmatch(value):
+        return escape(value)
     parts = re.split(r"(⟨U\+[0-9A-F]{4,6}⟩)", plain(value, longest=longest, kept=kept))
     marked = (
         Markup('<span class="hidden-character">{}</span>').format(x) if i % 2 else escape(x)
@@ -94,6 +97,15 @@ def ago(stamp: float | None, now: float) -> str:
         if seconds >= span:
             return f"{count(int(seconds // span), name)} ago"
     return "just now"
+
+
+def when(stamp: float | None, now: float, unknown: str = "—") -> Markup:
+    """Return how long ago as HTML that says the exact time too."""
+    exact = _utc(stamp)
+    if exact is None:
+        return Markup('<span class="none">{}</span>').format(unknown)
+    machine = exact.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Markup(f'<time datetime="{machine}" title="{exact:%Y-%m-%d %H:%M} UTC">{ago(stamp, now)}</time>')
 
 
 def parse_time(value: object) -> float | None:
