@@ -163,7 +163,7 @@ class Walk:
         self.client = httpx.Client(base_url=url, trust_env=False, timeout=60)
 
     def home(self, names: list[str]) -> None:
-        """Names of all repositories, and how many tags each has; of fifty, times what there are."""
+        """Names of all repositories, and how many tags each has."""
         self.client.get("/v2/_catalog?n=1000").raise_for_status()
         for name in names:
             self.client.get(f"/v2/{name}/tags/list").raise_for_status()
