@@ -111,7 +111,7 @@ def registry_protected(value: t.Any) -> Verdict:
 
 def registry_calendar(value: t.Any) -> Verdict:
     """Accept a calendar event of systemd, as far as that can be told here; the machine's systemd says the rest."""
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9*:,./~_+ -]*", value):
+    if value is None or (isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9*:,./~_+ -]*", value)):
         return None
     return "a time as systemd takes it, such as Sun 04:00 or daily, or nothing"
 

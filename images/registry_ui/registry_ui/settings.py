@@ -92,9 +92,9 @@ class Machine:
         return {}
 
     def last(self, name: str) -> float | None:
-        """Return when a job last ended well: {"time": …, "ok": true}."""
+        """Return when a job last ended well: {"last_good": …}, or {"time": …, "ok": true}."""
         said = self.said(name)
-        stamp = said.get("time")
-        if not isinstance(stamp, int | float) or said.get("ok") is not True:
+        stamp = said.get("last_good", said.get("time") if said.get("ok") is True else None)
+        if not isinstance(stamp, int | float) or isinstance(stamp, bool):
             return None
         return float(stamp) if 0 < stamp < time.time() + 86400 else None

@@ -348,11 +348,10 @@ def reach(
     roots: t.Iterable[str],
     *,
     broken: list[str] | None = None,
-    stop: t.Collection[str] = (),
 ) -> set[str]:
     """Return every digest that is needed for the manifests in roots: platforms, layers, configuration, subjects.
 
-    Manifests in stop are not followed; in broken it is noted which could not be.
+    In broken it is noted which manifests could not be read.
     """
     found: set[str] = set()
     todo = list(roots)
@@ -361,8 +360,6 @@ def reach(
         if digest in found:
             continue
         found.add(digest)
-        if digest in stop:
-            continue
         named = store.named_by(digest)
         if named is None:
             if broken is not None:
@@ -394,16 +391,10 @@ def _judge(store: Store, repository: Repository, config: Config, now: float, pla
         if tag.digest not in needed and _subject(tag) in repository.revisions:
             gone[tag.name] = (tag, "what it is about goes")
     # One about an image that is not here is none of our business.
-    strangers = [tag.digest for tag in about if tag.name not in gone]
-    needed |= reach(store, repository, strangers, stop=gone_subjects(gone))
+    needed |= reach(store, repository, [tag.digest for tag in about if tag.name not in gone])
     young = {digest for digest, at in repository.layers.items() if at > fresh}
     plan.add(repository, gone, needed, young)
     return needed | young
-
-
-def gone_subjects(gone: t.Mapping[str, tuple[Tag, str]]) -> set[str]:
-    """Return what the signatures that go are about."""
-    return {_subject(tag) for tag, _ in gone.values() if ABOUT.match(tag.name)}
 
 
 def _untagged(store: Store, repository: Repository, config: Config, now: float) -> set[str]:
@@ -411,7 +402,7 @@ def _untagged(store: Store, repository: Repository, config: Config, now: float) 
     tagged = reach(store, repository, [tag.digest for tag in repository.tags if not ABOUT.match(tag.name)])
     for tag in repository.tags:
         if ABOUT.match(tag.name):
-            tagged |= reach(store, repository, [tag.digest], stop={_subject(tag)}) - {_subject(tag)}
+            tagged |= reach(store, repository, [tag.digest]) - {_subject(tag)}
     oldest = now - max(config.untagged_days * DAY, seconds(config.grace)) if config.untagged_days else float("-inf")
     return {digest for digest, at in repository.revisions.items() if digest not in tagged and at > oldest}
 

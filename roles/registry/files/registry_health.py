@@ -56,6 +56,7 @@ class Config:
     proxy: str
     run_dir: str
     lock: str
+    warn_free: int = 0
 
     @property
     def flag(self) -> str:
@@ -136,8 +137,11 @@ def human(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def check_disk(config: Config, findings: Findings) -> bool | None:
-    """Look at the data path; return whether pushes have to stop, None when neither limit is crossed."""
+def check_disk(config: Config, findings: Findings, known: t.Collection[str] = ()) -> bool | None:
+    """Look at the data path; return whether pushes have to stop, None when neither limit is crossed.
+
+    known: keys of the problems that were there at the last look.
+    """
     try:
         usage = os.statvfs(config.data_dir)
         os.scandir(config.data_dir).close()
@@ -162,6 +166,10 @@ def check_disk(config: Config, findings: Findings) -> bool | None:
         what = f"{usage.f_favail} inodes" if few_inodes else f"{human(free)} of the wanted {human(config.min_free)}"
         findings.problems["disk"] = f"{config.data_dir} has {what} free: pushes are refused, pulls go on"
         return True
+    if free < config.warn_free * (HYSTERESIS if "space" in known else 1):
+        findings.problems["space"] = (
+            f"{config.data_dir} has {human(free)} free: below {human(config.min_free)} pushes are refused"
+        )
     return False if free >= config.min_free * HYSTERESIS else None
 
 
@@ -328,7 +336,7 @@ def report(findings: Findings, state: State, now: float) -> list[str]:
     for key, text in findings.problems.items():
         known = state.problems.get(key)
         if known is None or now - known[1] >= REMIND_AFTER:
-            lines.append(f"{WARNING if key in ('disk', 'certificate') else ERROR}{text}")
+            lines.append(f"{WARNING if key in ('disk', 'space', 'certificate') else ERROR}{text}")
             state.problems[key] = [text, now]
         else:
             known[0] = text
@@ -355,10 +363,10 @@ def save_state(path: str, state: State) -> None:
     os.replace(temporary, path)
 
 
-def look(config: Config) -> tuple[Findings, bool | None]:
+def look(config: Config, known: t.Collection[str] = ()) -> tuple[Findings, bool | None]:
     """Return everything that is seen without asking dockerd, and whether pushes have to stop."""
     findings = Findings()
-    stop_pushes = check_disk(config, findings)
+    stop_pushes = check_disk(config, findings, known)
     probe(config, findings)
     return findings, stop_pushes
 
@@ -383,7 +391,7 @@ def alone(lock: str) -> t.Iterator[bool]:
 def one_round(config: Config, docker: Docker) -> list[str]:
     """Look, switch, repair; return the journal lines."""
     state = load_state(config.state)
-    findings, stop_pushes = look(config)
+    findings, stop_pushes = look(config, state.problems)
     switch(config, stop_pushes)
     findings.facts["read_only"] = os.path.exists(config.flag)
     done = release(config)
@@ -410,7 +418,7 @@ def main(argv: list[str] | None = None) -> int:
         switch(config, stop_pushes)
         print("\n".join(findings.problems.values()))
         # A nearly full disk and an old certificate are told, but what runs is what was asked for.
-        harmless = {"disk"} if findings.stale_certificate else {"disk", "certificate"}
+        harmless = {"disk", "space"} | ({"certificate"} if not findings.stale_certificate else set())
         return 1 if findings.problems.keys() - harmless else 0
     with alone(config.lock) as free:
         lines = one_round(config, Docker()) if free else []

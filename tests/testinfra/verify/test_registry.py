@@ -12,6 +12,7 @@ import pytest
 from tests.testinfra.verify.cri import client_program
 from tests.testinfra.verify.machine import Machine, borrowed_image, missing, need, need_running
 
+MAX_LOOK_AGE = 120  # seconds; the health unit looks every 15
 MIN_DAYS_LEFT = 14  # the registry renews its own certificate well before that
 # Runs on the machine with its own Python and its own trust store. Prints JSON. Arguments: host, port, CA file or "".
 ASK = """
@@ -100,6 +101,19 @@ def test_containers(machine: Machine, host: Any) -> None:
         need(settings["RestartPolicy"]["Name"] == "always", f"{name} does not restart by itself")
         need(not settings["Privileged"], f"{name} is privileged")
         need(settings["ReadonlyRootfs"], f"{name} can write to its root file system")
+
+
+def test_health(machine: Machine, host: Any) -> None:
+    """the registry's health unit looks, and sees no trouble: disk, certificate, containers"""
+    if "registries" not in machine.groups:
+        missing("the registry does not run here")
+    need_running(host, "slipway-registry-health.timer")
+    state = host.file("/run/slipway-registry/health.json")
+    need(state.exists, "the health unit has not looked yet; see journalctl -u slipway-registry-health")
+    old = time.time() - float(host.check_output("stat -c %Y /run/slipway-registry/health.json"))
+    need(old < MAX_LOOK_AGE, f"the health unit has not looked for {old:.0f} seconds")
+    problems = [text for text, _since in json.loads(state.content_string)["problems"].values()]
+    need(not problems, "; ".join(problems))
 
 
 def test_garbage_collection(machine: Machine, host: Any) -> None:

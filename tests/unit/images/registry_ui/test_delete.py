@@ -258,6 +258,17 @@ def test_settings(tmp_path: Path) -> None:
     secret.write_text("short")
     with pytest.raises(ValueError, match="16 characters"):
         Settings.read(said)
+    for text, stamp in (
+        ('{"time": 9, "ok": true}', 9.0),
+        ('{"time": 9, "ok": false}', None),
+        ('{"last_good": 7, "time": 9, "ok": false}', 7.0),
+        ('{"last_good": 0}', None),
+        ('{"last_good": true}', None),
+        ('{"time": "9", "ok": true}', None),
+        ('{"time": 1e99, "ok": true}', None),
+    ):
+        (tmp_path / "gc.json").write_text(text)
+        assert Machine((tmp_path,)).last("gc") == stamp, text
     nowhere = Machine()
     assert not nowhere.read_only() and nowhere.said("gc") == {} and nowhere.last("gc") is None
 

@@ -188,7 +188,8 @@ def test_protected_images(image: Any, good: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "good"), [("Sun 04:00", True), ("*-*-1 3:30", True), ("", True), ("daily\n", False), (5, False)]
+    ("text", "good"),
+    [("Sun 04:00", True), ("*-*-1 3:30", True), ("", True), (None, True), ("daily\n", False), (5, False)],
 )
 def test_times(text: Any, good: bool) -> None:
     assert (RULES["registry_calendar"](text) is None) is good
