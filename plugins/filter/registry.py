@@ -56,7 +56,7 @@ def _role(user: t.Mapping[str, t.Any]) -> str:
 
 
 def registry_rights(users: t.Iterable[t.Mapping[str, t.Any]], pull: str) -> str:
-    """A list of {name, role, write, delete, read} to nginx's maps slipway_may and slipway_may_mount."""
+    """A list of {name, role, write, delete, read} to nginx's maps slipway_may, _may_mount and _may_delete."""
     may, mount = [], []
     if pull == "anonymous":
         may.append("^ (?:read|list) ")
@@ -79,6 +79,7 @@ def registry_rights(users: t.Iterable[t.Mapping[str, t.Any]], pull: str) -> str:
         [
             _map('"$slipway_login $slipway_act $slipway_repository" $slipway_may', may),
             _map('"$slipway_login $slipway_from" $slipway_may_mount', mount),
+            _map('"$slipway_login delete $slipway_repository" $slipway_may_delete', may),
         ]
     )
 

@@ -29,7 +29,7 @@ try:
     alive, end = ask("GET", "/v2/")
     push = "/v2/slipway-verify/blobs/uploads/"
     print(json.dumps({"alive": alive, "end": end, "anonymous_push": ask("POST", push)[0],
-                      "wrong_password": ask("POST", push, "nobody:wrong")[0]}))
+                      "wrong_password": ask("POST", push, "nobody:wrong")[0], "pages": ask("GET", "/ui/")[0]}))
 except Exception as error:
     print(json.dumps({"error": f"{type(error).__name__}: {error}"}))
 """
@@ -79,6 +79,14 @@ def test_wrong_password(machine: Machine, host: Any) -> None:
     """the registry refuses a wrong password"""
     status = ask(machine, host)["wrong_password"]
     need(status in (401, 403), f"a push with a wrong password is answered with {status}")
+
+
+def test_pages(machine: Machine, host: Any) -> None:
+    """the registry's pages answer a browser"""
+    if not machine.fact("registry").get("ui"):
+        missing("the site has no pages for its registry (site_registry.ui)")
+    status = ask(machine, host)["pages"]
+    need(status in (200, 401), f"GET /ui/ gives {status}; on the registry: docker logs slipway-registry-ui")
 
 
 def test_containers(machine: Machine, host: Any) -> None:
