@@ -539,7 +539,8 @@ def application(settings: Settings, *, work: bool = True) -> Application:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     store = Store(settings.data_dir / "index.sqlite3")
     registry = Registry(settings.registry_url, login=settings.login, ca=settings.ca)
-    indexer = Indexer(store, registry, scan_interval=settings.scan_interval)
+    machine = Machine(settings.state_dirs)
+    indexer = Indexer(store, registry, scan_interval=settings.scan_interval, sign=lambda: machine.last("gc"))
     pages = Pages(settings, store, registry, indexer)
 
     @contextlib.asynccontextmanager

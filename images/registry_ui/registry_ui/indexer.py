@@ -24,6 +24,8 @@ WORKERS = 4
 SETTLE = 2.0
 # Seconds after which what a notification told of is looked for again; a scan finds the rest.
 RETRIES = (0.1, 0.5, 2.0, 10.0, 60.0)
+# Seconds between two looks whether a scan is due.
+LOOK = 30.0
 # Seconds after which a scan that failed is begun again.
 RETRY = 5.0
 MAX_DEPTH = 3
@@ -64,13 +66,22 @@ class Indexer:
     """Writes the index.
 
     Args:
-        scan_interval: Seconds between two scans; 0 means that only somebody's click starts one.
+        scan_interval: Seconds between two scans; 0 means that only somebody's click, or a sign, starts one.
+        sign: What it returns changes when the registry was changed without a notification, as by a garbage collection.
     """
 
-    def __init__(self, store: Store, registry: Registry, *, scan_interval: float = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        *,
+        scan_interval: float = 0,
+        sign: t.Callable[[], object] = lambda: None,
+    ) -> None:
         self.store = store
         self.registry = registry
         self.scan_interval = scan_interval
+        self._sign = sign
         self.progress = Progress()
         self.events: collections.Counter[str] = collections.Counter()
         self.scans: collections.Counter[str] = collections.Counter()
@@ -253,12 +264,18 @@ class Indexer:
     # Scans
 
     def _scan_on_time(self) -> None:
+        seen, due = self._sign(), time.monotonic()
         while not self._stop.is_set():
-            self._wanted.wait(timeout=self.scan_interval or None)
-            self._wanted.clear()
+            asked = self._wanted.wait(timeout=LOOK)
             if self._stop.is_set():
                 return
+            sign = self._sign()
+            is_due = self.scan_interval > 0 and time.monotonic() >= due
+            if not asked and not is_due and sign == seen:
+                continue
+            self._wanted.clear()
             self.scan()
+            seen, due = sign, time.monotonic() + self.scan_interval
             if self.progress.state == "failed" and not self._stop.wait(RETRY):
                 self._wanted.set()
 

@@ -306,6 +306,32 @@ def test_the_thread_survives_what_it_cannot_do_and_tries_again(ui: Ui, monkeypat
     indexer.stop()
 
 
+def test_a_scan_comes_on_time_when_asked_for_and_after_a_garbage_collection(
+    ui: Ui, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry_ui.indexer.LOOK", 0.01)
+    monkeypatch.setattr("registry_ui.indexer.RETRY", 0.01)
+    signs, scans = [1], []
+    indexer = Indexer(ui.pages.store, ui.pages.registry, sign=lambda: signs[-1])
+
+    def scan() -> None:
+        scans.append(signs[-1])
+        indexer.progress.state = "failed" if len(scans) == 1 else "done"
+
+    monkeypatch.setattr(indexer, "scan", scan)
+    indexer.start()
+    eventually(lambda: len(scans) == 2)
+    time.sleep(0.1)
+    assert scans == [1, 1], "a scan that failed is begun again, one that ended well is not"
+    signs.append(2)
+    eventually(lambda: scans == [1, 1, 2])
+    indexer.want_scan()
+    eventually(lambda: len(scans) == 4)
+    indexer.scan_interval = 0.05
+    eventually(lambda: len(scans) > 5)
+    indexer.stop()
+
+
 def test_the_registry_tells_of_a_push_before_it_writes_the_tag(ui: Ui, monkeypatch: pytest.MonkeyPatch) -> None:
     old = ui.pusher.image("event/early", "1", layers=[b"old"])
     ui.scan()
