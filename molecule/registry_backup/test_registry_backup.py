@@ -62,12 +62,12 @@ def client(host: Any, *words: str) -> str:
     return str(host.check_output(f"{CLIENT} {' '.join(words)}"))
 
 
-def playbook(name: str, **variables: Any) -> Play:
+def playbook(name: str, arguments: tuple[str, ...] = (), **variables: Any) -> Play:
     """Run one of the site's playbooks with the scenario's variables."""
     files = [REPOSITORY / "inventory/lab/group_vars/all/site.yml", HERE / "vars.yml"]
     given = [word for file in files for word in ("-e", f"@{file}")]
     given += ["-e", json.dumps(variables)]
-    return run_play(REPOSITORY / f"playbooks/{name}.yml", arguments=("-vvv", "--diff", *given))
+    return run_play(REPOSITORY / f"playbooks/{name}.yml", arguments=("-vvv", "--diff", *given, *arguments))
 
 
 def back_up(host: Any, **variables: Any) -> dict[str, Any]:
@@ -134,6 +134,36 @@ def test_with_nothing_new_nothing_is_copied(drill: Any, vault: Any) -> None:
     assert play.changed == 0
     assert state(drill)["new_blobs"] == 0
     assert vault.check_output(f"find {STORE} -type f ! -name lock -printf '%p %T@ %i\\n' | sort") == before
+
+
+def test_a_dry_run_backs_nothing_up(drill: Any) -> None:
+    before = drill.check_output(f"cat {STATE}")
+    playbook("backup", arguments=("--check",)).succeeded()
+    assert drill.check_output(f"cat {STATE}") == before
+
+
+def verified() -> tuple[str, str]:
+    """Return outcome and reason of what verify says of the backup."""
+    verdict = HERE.parents[1] / ".slipway" / "verify-registry-backup.json"
+    playbook("verify", verify_verdict=str(verdict))
+    results = json.loads(verdict.read_text(encoding="utf-8"))["results"]
+    (found,) = [item for item in results if item["check"] == "the registry was backed up, and lately"]
+    return str(found["outcome"]), str(found["reason"])
+
+
+def test_verify_knows_of_it(drill: Any) -> None:
+    """It fails with what is wrong, and when the last good backup is too old."""
+    assert verified()[0] == "passed"
+    good = drill.check_output(f"cat {STATE}")
+    for changes, words in (
+        ({"ok": False, "problems": ["no room"]}, "the last backup failed: no room"),
+        ({"last_good": time.time() - 3 * 86400}, "the last good backup is 72 hours old"),
+    ):
+        drill.check_output(f"printf %s {shlex.quote(json.dumps(json.loads(good) | changes))} > {STATE}")
+        outcome, reason = verified()
+        assert outcome == "failed"
+        assert words in reason
+    drill.check_output(f"printf %s {shlex.quote(good)} > {STATE}")
 
 
 def test_the_timer_is_set(drill: Any) -> None:
@@ -243,6 +273,14 @@ def test_input_that_cannot_work() -> None:
     assert play.rc != 0
     assert "registry_backup_host is 'nobody': it needs the name of a machine of the inventory" in play.output
     assert "registry_backup_schedule is" in play.output
+
+
+def test_a_registry_without_a_machine_for_backups_has_no_timer(drill: Any, vault: Any) -> None:
+    playbook("registry", registry_backup_host="").succeeded()
+    assert not drill.run("systemctl list-unit-files 'slipway-registry-backup*' --no-legend").stdout
+    assert not drill.file(STATE).exists
+    assert vault.file(f"{STORE}/snapshots").exists
+    assert playbook("registry", registry_backup_host="").succeeded().changed == 0
 
 
 def test_removal_keeps_the_backups(drill: Any, vault: Any) -> None:

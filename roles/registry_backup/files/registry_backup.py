@@ -16,6 +16,7 @@ Python 3.11 or later. No network code: the other end is what the configured comm
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import datetime
@@ -162,10 +163,10 @@ class Registry:
         revisions = os.path.join(directory, "_manifests", "revisions", "sha256")
         known = [f"sha256:{value}" for value in _names(revisions)]
         manifests: dict[str, list[str]] = {}
-        todo = [(digest, f"{name}:{tag}") for tag, digest in tags.items()]
+        todo = collections.deque((digest, f"{name}:{tag}") for tag, digest in tags.items())
         todo += [(digest, f"{name}@{digest}") for digest in known if _link(_revision(directory, digest))]
         while todo:
-            digest, who = todo.pop(0)
+            digest, who = todo.popleft()
             if digest in manifests:
                 continue
             body = self._manifest(directory, digest)
@@ -498,7 +499,7 @@ class Store:
     def who_needs(self, digests: t.Collection[str]) -> dict[str, list[str]]:
         """Return for each blob the images of the newest snapshot that needs it."""
         found: dict[str, list[str]] = {}
-        for name in reversed(self.names()):
+        for name in reversed(self.names() if digests else []):
             snapshot = self.snapshot(name)
             wanted = [digest for digest in digests if digest not in found and digest in snapshot["blobs"]]
             for digest, images in users(snapshot, wanted).items():
