@@ -18,7 +18,7 @@ INVENTORY ?= inventory/lab
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: help setup lab lab-down lab-ssh verify lint unit molecule test test-long bench docs build requirements clean
+.PHONY: help setup lab lab-down lab-ssh verify lint unit browser molecule test test-long bench bench-ui docs build requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | \
@@ -47,15 +47,19 @@ lint: setup ## Style, types, dead links between docs and code
 	@tests/lint.sh
 
 unit: setup ## Unit tests with the coverage gate
-	@$(PY) -m pytest --cov=plugins --cov-fail-under=95 -q
+	@$(PY) -m pytest --cov=plugins --cov=images/registry_ui/registry_ui --cov-fail-under=95 -q
+
+browser: setup ## The registry's pages in Debian's Chromium; screenshots in .slipway/screenshots
+	@$(PY) -m pytest tests/browser -q
 
 molecule: setup ## Prove the roles on real machines: make molecule [S=scenario]
 	@tests/molecule.sh $(S)
 
 test: setup ## Everything that CI runs
 	@$(STEP) "Lint" tests/lint.sh
-	$(STEP) "Unit tests" $(PY) -m pytest --cov=plugins --cov-fail-under=95 -q
+	$(STEP) "Unit tests" $(PY) -m pytest --cov=plugins --cov=images/registry_ui/registry_ui --cov-fail-under=95 -q
 	$(STEP) "The whole site on a fresh lab" $(PY) -m pytest tests/site -q
+	$(STEP) "The registry's pages in Chromium" $(PY) -m pytest tests/browser -q
 	$(STEP) "Roles by molecule" tests/molecule.sh
 
 test-long: setup ## The long matrices: all hostile credentials, both Debians for every role, chaos
@@ -67,6 +71,9 @@ test-long: setup ## The long matrices: all hostile credentials, both Debians for
 
 bench: setup ## Nothing to change: site.yml against ping and pyinfra, as ratios (docs/benchmarks.md)
 	@$(PY) -m tests.bench
+
+bench-ui: setup ## Pages of a registry with 20,000 tags against the walk through its API (docs/benchmarks.md)
+	@PYTHONPATH=images/registry_ui $(PY) -m tests.bench.registry_ui
 
 docs: setup ## Write the pages that are generated from argument_specs
 	@$(PY) tools/docs.py

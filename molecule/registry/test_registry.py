@@ -438,7 +438,13 @@ def test_removal_keeps_the_images(host: Any) -> None:
     run_play(HERE / "remove.yml").succeeded()
     left = host.check_output("docker ps -a --format '{{.Names}}'; docker network ls --format '{{.Name}}'").split()
     assert not {name for name in left if name.startswith("slipway-registry")}
-    for path in ("/etc/slipway/registry", "/usr/local/lib/slipway/registry-health", "/run/slipway-registry"):
+    for path in (
+        "/etc/slipway/registry",
+        "/usr/local/lib/slipway/registry-health",
+        "/usr/local/lib/slipway/registry-gc",
+        "/var/lib/slipway/registry",
+        "/run/slipway-registry",
+    ):
         assert not host.file(path).exists
     assert not host.run("systemctl list-unit-files 'slipway-registry*' --no-legend").stdout
     assert host.file("/srv/registry/docker").exists

@@ -8,6 +8,7 @@ import datetime
 import hashlib
 import ipaddress
 import os
+import re
 import typing as t
 
 from ansible.errors import AnsibleFilterError
@@ -41,6 +42,64 @@ def htpasswd(users: t.Iterable[t.Mapping[str, t.Any]], site: str) -> str:
         hashed = bcrypt.hashpw(str(user["password"]).encode(), salt(site, str(user["name"])))
         lines.append(f"{user['name']}:{hashed.decode()}\n")
     return "".join(lines)
+
+
+def _pattern(repositories: t.Iterable[str]) -> str:
+    """Return a pattern for names: `a/` is all that is below a, `a/b` exactly that one; %2F is a slash too."""
+    parts = sorted({re.escape(name) + ("." if name.endswith("/") else "$") for name in repositories})
+    return f"(?:{'|'.join(parts)})".replace("/", "(?:/|%2[Ff])")
+
+
+def _role(user: t.Mapping[str, t.Any]) -> str:
+    """Return a user's role; one without any right in the list may do everything, as all could before there were any."""
+    return str(user.get("role") or ("writer" if user.get("write") else "reader" if user.get("read") else "admin"))
+
+
+def registry_rights(users: t.Iterable[t.Mapping[str, t.Any]], pull: str) -> str:
+    """A list of {name, role, write, delete, read} to nginx's maps slipway_may, _may_mount and _may_delete."""
+    may, mount = [], []
+    if pull == "anonymous":
+        may.append("^ (?:read|list) ")
+    for user in sorted(users, key=lambda item: str(item["name"])):
+        name, role = re.escape(str(user["name"])), _role(user)
+        write = [str(item) for item in user.get("write") or []]
+        read = [str(item) for item in user.get("read") or []]
+        if role == "admin":
+            may.append(f"^{name} ")
+        if role == "writer":
+            verbs = "(?:write|delete)" if user.get("delete") else "write"
+            may.append(f"^{name} {verbs} {_pattern(write) if write else '.'}")
+        if read and role != "admin":
+            may.append(f"^{name} read {_pattern(read + write)}")
+            mount.append(f"^{name} {_pattern(read + write)}")
+        else:
+            may += [f"^{name} (?:read|list) "] if role != "admin" else []
+            mount.append(f"^{name} .")
+    return "".join(
+        [
+            _map('"$slipway_login $slipway_act $slipway_repository" $slipway_may', may),
+            _map('"$slipway_login $slipway_from" $slipway_may_mount', mount),
+            _map('"$slipway_login delete $slipway_repository" $slipway_may_delete', may),
+        ]
+    )
+
+
+def registry_retention(rules: t.Iterable[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
+    """A list of retention rules to the same with every key, as the program on the machine reads them."""
+    return [
+        {
+            "repositories": [str(item) for item in rule.get("repositories") or ["*"]],
+            "tags": [str(item) for item in rule.get("tags") or ["*"]],
+            "keep_last": int(rule.get("keep_last") or 0),
+            "keep_days": int(rule.get("keep_days") or 0),
+        }
+        for rule in rules
+    ]
+
+
+def _map(head: str, patterns: t.Iterable[str]) -> str:
+    lines = "".join(f'    "~{pattern}" 1;\n' for pattern in patterns)
+    return f"map {head} {{\n    default 0;\n{lines}}}\n"
 
 
 def subject_alternative_names(names: t.Iterable[str]) -> list[str]:
@@ -111,5 +170,7 @@ class FilterModule:
         return {
             "certificates_due": certificates_due,
             "htpasswd": htpasswd,
+            "registry_retention": registry_retention,
+            "registry_rights": registry_rights,
             "subject_alternative_names": subject_alternative_names,
         }

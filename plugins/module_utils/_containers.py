@@ -29,6 +29,8 @@ LABEL_STACK = "slipway.stack"
 LABEL_SPEC = "slipway.spec"
 LOCK_DIR = "/run/slipway"
 PULL_TIMEOUT = 1800.0
+# Behind a proxy images are built by this command of the role container_network, where it is there.
+BUILD_COMMAND = "/usr/local/bin/slipway-build"
 COMMAND_TIMEOUT = 180.0
 # What of `docker inspect` a site may not change behind our back. Everything else differs between engine versions.
 HOST_KEYS = (
@@ -58,12 +60,16 @@ class Container:
     """A container as wanted.
 
     ports and volumes are in docker's own notation; memory is bytes with docker's suffixes ("512m"), "" for no limit.
+    build is a directory on the host from which the image is built when it is missing, instead of being pulled; base is
+    the image on which it stands.
     restart_on and reload_on are globs of files on the host that it reads: when one changed after it was started, it
     is restarted, or gets reload_signal after check_command, run inside it, has succeeded.
     """
 
     name: str
     image: str
+    build: str = ""
+    base: str = ""
     entrypoint: str = ""
     command: tuple[str, ...] = ()
     user: str = ""
@@ -89,7 +95,7 @@ class Container:
     def spec(self) -> dict[str, t.Any]:
         """Return what docker is told, as plain data: the base of the label and of the diff."""
         told = dataclasses.asdict(self)
-        for key in ("restart_on", "reload_on", "reload_signal", "check_command"):
+        for key in ("build", "base", "restart_on", "reload_on", "reload_signal", "check_command"):
             del told[key]
         return {key: value for key, value in told.items() if value not in ("", (), 0)}
 
@@ -245,6 +251,14 @@ class Docker:
             result = self.runner(["docker", "pull", "--quiet", image], timeout=PULL_TIMEOUT)
         if result.rc != 0:
             raise HostError(f"image {image} cannot be pulled: {reason(result)}")
+
+    def build(self, image: str, directory: str) -> None:
+        """Build an image from a directory; raises HostError with what its last step said."""
+        command = [BUILD_COMMAND] if os.path.exists(BUILD_COMMAND) else ["docker", "build"]
+        result = self.runner([*command, "--quiet", "--tag", image, directory], timeout=PULL_TIMEOUT)
+        if result.rc != 0:
+            words = " | ".join(line.strip() for line in result.output.splitlines()[-5:] if line.strip())
+            raise HostError(CREDENTIALS.sub("//***@", f"image {image} cannot be built from {directory}: {words}"))
 
 
 def _image_names(image: t.Mapping[str, t.Any]) -> set[str]:
@@ -408,7 +422,8 @@ class StackState:
     def _pull_for(self, steps: t.Sequence[Step]) -> None:
         """Have every image before anything is stopped."""
         making = {step.name for step in steps if step.verb in ("create", "recreate")}
-        images = sorted({item.image for item in self.stack.containers if item.name in making})
+        sources = {item.image: item for item in self.stack.containers if item.name in making}
+        images = sorted(sources)
         if not images:
             return
         try:
@@ -419,12 +434,24 @@ class StackState:
             present = {}
         for image in images:
             if image not in present:
+                verb, done = ("build", "built") if sources[image].build else ("pull", "pulled")
                 if not self.check:
-                    self.docker.pull(image)
+                    self._fetch(sources[image])
                     self.record["pulled"] = sorted({*self.record.get("pulled", []), image})
                     self.save()
                 self.outcome.pulled.append(image)
-                self.outcome.note(f"pull {image}", header=image, after="pulled\n")
+                self.outcome.note(f"{verb} {image}", header=image, after=f"{done}\n")
+
+    def _fetch(self, wanted: Container) -> None:
+        if not wanted.build:
+            self.docker.pull(wanted.image)
+            return
+        # By the engine, which has the proxy: BuildKit would have docker's client ask for a token, which has none.
+        if wanted.base and wanted.base not in self.docker.inspect("image", [wanted.base]):
+            self.docker.pull(wanted.base)
+            self.record["pulled"] = sorted({*self.record.get("pulled", []), wanted.base})
+            self.save()
+        self.docker.build(wanted.image, wanted.build)
 
     def _network_matches(self, wanted: Network, found: dict[str, t.Any] | None) -> bool:
         """Tell whether a network is as wanted; raises HostError when the name belongs to somebody else."""

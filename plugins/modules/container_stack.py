@@ -59,6 +59,16 @@ options:
         description: Image with tag or digest.
         type: str
         required: true
+      build:
+        description:
+          - Directory on the host with a Dockerfile. The image is built from it when it is missing, by C(slipway-build)
+            where role container_network has put that. Give O(containers[].image) a tag that changes with the content.
+        type: path
+        default: ""
+      base:
+        description: Image on which O(containers[].build) stands; it is pulled first where it is missing.
+        type: str
+        default: ""
       entrypoint:
         description: Program to run instead of the image's entry point.
         type: str
@@ -207,7 +217,7 @@ actions:
   elements: str
   sample: ["update hello: somebody changed HostConfig.RestartPolicy"]
 pulled:
-  description: Images that were pulled.
+  description: Images that were pulled or built.
   returned: always
   type: list
   elements: str
@@ -229,6 +239,8 @@ NETWORK_SPEC: dict[str, t.Any] = {
 CONTAINER_SPEC: dict[str, t.Any] = {
     "name": {"type": "str", "required": True},
     "image": {"type": "str", "required": True},
+    "build": {"type": "path", "default": ""},
+    "base": {"type": "str", "default": ""},
     "entrypoint": {"type": "str", "default": ""},
     "command": TEXTS,
     "user": {"type": "str", "default": ""},

@@ -3,11 +3,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import typing as t
 
 from ansible_collections.slipway.platform.plugins.plugin_utils import _rules
 from ansible_collections.slipway.platform.plugins.plugin_utils._rules import Problem, Rule, Verdict
 from cryptography import x509
+
+# A repository's name, as distribution/reference takes it; with a slash at the end, all that is below.
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+REPOSITORIES = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*/?\Z")
+# An image that retention leaves alone: [host:port/]repository pattern, with a tag pattern or a digest.
+PROTECTED = re.compile(
+    r"[A-Za-z0-9][^\s@:]*(?::\d+/[^\s@:]+)?(?::[^\s@:/]+)?(?:@[a-z0-9+._-]+:[0-9a-f]{32,128})?\Z|\*[^\s@]*\Z"
+)
+# What each role leaves no room for.
+_MEANINGLESS = {"reader": ("write", "delete"), "writer": (), "admin": ("write", "delete", "read")}
 
 
 def registry_names(value: t.Any) -> Verdict:
@@ -54,10 +66,102 @@ def _wrong_host(leaf: x509.Certificate, host: str) -> Problem:
 
 
 def registry_pull(value: t.Any) -> Verdict:
-    """Accept {pull, users}: authenticated pulls need a user."""
-    if value.get("pull") == "authenticated" and not value.get("users"):
-        return Problem("at least one user while registry_pull is authenticated", ".users", "empty")
+    """Accept {pull, users}: authenticated pulls need a user, and limits to reading need authenticated pulls."""
+    users = value.get("users") or []
+    if value.get("pull") == "authenticated":
+        needs = "at least one user while registry_pull is authenticated"
+        return None if users else Problem(needs, ".users", "empty")
+    limited = [str(user.get("name")) for user in users if user.get("read")]
+    if limited:
+        got = f"a list that limits what {', '.join(limited)} may read"
+        return Problem("registry_pull: authenticated, because now anybody may read everything", ".users", got)
     return None
+
+
+def registry_retention(value: t.Any) -> Verdict:
+    """Accept retention rules that keep something: a rule without keep_last and keep_days would delete all it fits."""
+    problems: list[Problem] = []
+    for index, rule in enumerate(value if isinstance(value, list) else []):
+        if isinstance(rule, dict):
+            problems += [dataclasses.replace(item, path=f"[{index}]{item.path}") for item in _retention(rule)]
+    return problems
+
+
+def _retention(rule: dict[str, t.Any]) -> list[Problem]:
+    problems = []
+    for part in ("repositories", "tags"):
+        given = rule.get(part)
+        if given is not None and (not given or not all(isinstance(item, str) and item for item in given)):
+            problems.append(Problem("patterns such as team-a/* or pr-*, or to be left out", f".{part}", "empty"))
+    kept = [int(rule.get(part) or 0) for part in ("keep_last", "keep_days")]
+    if min(kept) < 0 or not any(kept):
+        needs = "keep_last or keep_days of at least 1, or it would delete every tag that it fits"
+        problems.append(Problem(needs, "", "a rule that keeps nothing"))
+    return problems
+
+
+def registry_protected(value: t.Any) -> Verdict:
+    """Accept images as repository, repository:tag or repository@digest; without the digest, patterns."""
+    return [
+        Problem("repository, repository:tag or repository@sha256:…", f"[{index}]", _rules.shown(item))
+        for index, item in enumerate(value if isinstance(value, list) else [])
+        if not isinstance(item, str) or not PROTECTED.match(item)
+    ]
+
+
+def registry_calendar(value: t.Any) -> Verdict:
+    """Accept a calendar event of systemd, as far as that can be told here; the machine's systemd says the rest."""
+    if value is None or (isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9*:,./~_+ -]*", value)):
+        return None
+    return "a time as systemd takes it, such as Sun 04:00 or daily, or nothing"
+
+
+def registry_collection(value: t.Any) -> Verdict:
+    """Accept {untagged_days, share}: days from 0, per cent from 1 to 100."""
+    problems = []
+    if int(value.get("untagged_days") or 0) < 0:
+        problems.append(Problem("a number of days, or 0", ".untagged_days", str(value["untagged_days"])))
+    if not 1 <= int(value.get("share") or 0) <= 100:
+        problems.append(Problem("per cent from 1 to 100", ".share", str(value.get("share"))))
+    return problems
+
+
+def registry_rights(value: t.Any) -> Verdict:
+    """Accept users whose role, write, delete and read fit together; names and passwords are another rule's."""
+    problems: list[Problem] = []
+    for index, user in enumerate(value if isinstance(value, list) else []):
+        if isinstance(user, dict):
+            problems += [dataclasses.replace(item, path=f"[{index}]{item.path}") for item in _rights(user)]
+    return problems
+
+
+def _rights(user: dict[str, t.Any]) -> list[Problem]:
+    problems = []
+    for part in ("write", "read"):
+        if isinstance(user.get(part), list):
+            problems += _repositories(part, user[part])
+    role = str(user.get("role") or ("writer" if user.get("write") else ""))
+    for part in _MEANINGLESS.get(role, ()):
+        if user.get(part):
+            needs = f"to be left out: {'an admin may do everything' if role == 'admin' else 'a reader only reads'}"
+            problems.append(Problem(needs, f".{part}", _rules.shown(user[part])))
+    if user.get("delete") and not role:
+        problems.append(Problem("role: writer beside it", ".delete", "set"))
+    return problems
+
+
+def _repositories(part: str, names: list[t.Any]) -> list[Problem]:
+    if not names:
+        return [Problem("at least one repository, or to be left out", f".{part}", "empty")]
+    problems = []
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not REPOSITORIES.match(name):
+            needs = "a repository (team/app) or all below a prefix (team/), in small letters and without *"
+            problems.append(Problem(needs, f".{part}[{index}]", _rules.shown(name)))
+        elif name.startswith("library/"):
+            needs = "the name without library/, which is taken out of all names"
+            problems.append(Problem(needs, f".{part}[{index}]", _rules.shown(name)))
+    return problems
 
 
 def registry_renewal(value: t.Any) -> Verdict:
@@ -69,8 +173,13 @@ def registry_renewal(value: t.Any) -> Verdict:
 
 
 RULES: dict[str, Rule] = {
+    "registry_calendar": registry_calendar,
+    "registry_collection": registry_collection,
     "registry_names": registry_names,
+    "registry_protected": registry_protected,
     "registry_pull": registry_pull,
     "registry_renewal": registry_renewal,
+    "registry_retention": registry_retention,
+    "registry_rights": registry_rights,
     "registry_tls": registry_tls,
 }

@@ -331,6 +331,9 @@ _NVIDIA_APT = Layer(
     copies=tuple(f"nvidia-{v}" for v in NVIDIA_VERSIONS),
 )
 
+# Chromium, for tests/browser.
+_BROWSER = Layer(name="browser", parent="debian", dockerfile=_install("chromium", "fonts-dejavu-core"))
+
 # What only the private registry gets, and only by `python -m tests.lab seed`.
 SEED = {"hello:1": "hub-hello"}
 
@@ -355,6 +358,7 @@ _ALL: tuple[Recipe, ...] = (
     *(_nvidia(version) for version in NVIDIA_VERSIONS),
     _GPU,
     _NVIDIA_APT,
+    _BROWSER,
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 

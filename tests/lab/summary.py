@@ -28,7 +28,8 @@ def main() -> int:
         address = container.labels.get(plan.LABEL_ADDRESS, "")
         image = container.labels.get(plan.LABEL_IMAGE, "").split("/")[-1].split(":")[0]
         print(f"  {name:<10} {address:<16} {image:<10} {container.status}")
-    print(f"\nThe private registry is https://{REGISTRY} (push as admin, pull as anybody);")
+    print(f"\nThe private registry is https://{REGISTRY} (push as admin, pull as anybody),")
+    print(f"in a browser https://{REGISTRY}/ui/;")
     print(f"the proxy is proxy.{plan.ZONE}:{plan.PROXY_PORT}.")
     print("\nTry")
     for text, command in TRY:

@@ -25,8 +25,10 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
             "registry_host": "registry.corp.lab",
             "registry_port": 443,
             "registry_pull": "authenticated",
+            "registry_ui": True,
             "registry_http_secret": "s3cret",
             "registry_data_dir": "/data/images",
+            "registry_gc_schedule": "daily",
         },
         "hostile": {
             **PKI,

@@ -56,11 +56,22 @@ class Config:
     proxy: str
     run_dir: str
     lock: str
+    warn_free: int = 0
 
     @property
     def flag(self) -> str:
         """File whose presence makes nginx refuse pushes."""
         return os.path.join(self.run_dir, "read-only")
+
+    @property
+    def collecting(self) -> str:
+        """File by which a garbage collection has nginx hold writes off."""
+        return os.path.join(self.run_dir, "collecting")
+
+    @property
+    def collecting_lock(self) -> str:
+        """File that a garbage collection locks as long as it lives."""
+        return os.path.join(self.run_dir, "gc.lock")
 
     @property
     def state(self) -> str:
@@ -126,8 +137,11 @@ def human(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def check_disk(config: Config, findings: Findings) -> bool | None:
-    """Look at the data path; return whether pushes have to stop, None when neither limit is crossed."""
+def check_disk(config: Config, findings: Findings, known: t.Collection[str] = ()) -> bool | None:
+    """Look at the data path; return whether pushes have to stop, None when neither limit is crossed.
+
+    known: keys of the problems that were there at the last look.
+    """
     try:
         usage = os.statvfs(config.data_dir)
         os.scandir(config.data_dir).close()
@@ -152,6 +166,10 @@ def check_disk(config: Config, findings: Findings) -> bool | None:
         what = f"{usage.f_favail} inodes" if few_inodes else f"{human(free)} of the wanted {human(config.min_free)}"
         findings.problems["disk"] = f"{config.data_dir} has {what} free: pushes are refused, pulls go on"
         return True
+    if free < config.warn_free * (HYSTERESIS if "space" in known else 1):
+        findings.problems["space"] = (
+            f"{config.data_dir} has {human(free)} free: below {human(config.min_free)} pushes are refused"
+        )
     return False if free >= config.min_free * HYSTERESIS else None
 
 
@@ -299,13 +317,26 @@ def switch(config: Config, stop_pushes: bool | None) -> None:
         os.unlink(config.flag)
 
 
+def release(config: Config) -> list[str]:
+    """Let writes in again when the garbage collection that stopped them is no more; return what was done."""
+    if not os.path.exists(config.collecting):
+        return []
+    with alone(config.collecting_lock) as dead:
+        if not dead:
+            return []
+        with contextlib.suppress(FileNotFoundError):  # it ended just now
+            os.unlink(config.collecting)
+            return ["let pushes in again after a garbage collection that was killed"]
+    return []
+
+
 def report(findings: Findings, state: State, now: float) -> list[str]:
     """Return the journal lines of this round: what began, what ended, what goes on for long; update the state."""
     lines = []
     for key, text in findings.problems.items():
         known = state.problems.get(key)
         if known is None or now - known[1] >= REMIND_AFTER:
-            lines.append(f"{WARNING if key in ('disk', 'certificate') else ERROR}{text}")
+            lines.append(f"{WARNING if key in ('disk', 'space', 'certificate') else ERROR}{text}")
             state.problems[key] = [text, now]
         else:
             known[0] = text
@@ -332,17 +363,17 @@ def save_state(path: str, state: State) -> None:
     os.replace(temporary, path)
 
 
-def look(config: Config) -> tuple[Findings, bool | None]:
+def look(config: Config, known: t.Collection[str] = ()) -> tuple[Findings, bool | None]:
     """Return everything that is seen without asking dockerd, and whether pushes have to stop."""
     findings = Findings()
-    stop_pushes = check_disk(config, findings)
+    stop_pushes = check_disk(config, findings, known)
     probe(config, findings)
     return findings, stop_pushes
 
 
 @contextlib.contextmanager
 def alone(lock: str) -> t.Iterator[bool]:
-    """Yield False while the role is at work on the containers."""
+    """Yield False while somebody else holds a lock, such as the role while it is at work on the containers."""
     try:
         handle = os.open(lock, os.O_RDONLY)
     except FileNotFoundError:
@@ -360,14 +391,15 @@ def alone(lock: str) -> t.Iterator[bool]:
 def one_round(config: Config, docker: Docker) -> list[str]:
     """Look, switch, repair; return the journal lines."""
     state = load_state(config.state)
-    findings, stop_pushes = look(config)
+    findings, stop_pushes = look(config, state.problems)
     switch(config, stop_pushes)
     findings.facts["read_only"] = os.path.exists(config.flag)
+    done = release(config)
+    findings.facts["collecting"] = os.path.exists(config.collecting)
     try:
-        done = repair(config, findings, state, docker)
+        done += repair(config, findings, state, docker)
     except OSError as exc:
         findings.problems["docker"] = f"dockerd: {exc}"
-        done = []
     lines = report(findings, state, time.time()) + [f"{NOTICE}repaired: {action}" for action in done]
     save_state(config.state, state)
     return lines
@@ -386,7 +418,7 @@ def main(argv: list[str] | None = None) -> int:
         switch(config, stop_pushes)
         print("\n".join(findings.problems.values()))
         # A nearly full disk and an old certificate are told, but what runs is what was asked for.
-        harmless = {"disk"} if findings.stale_certificate else {"disk", "certificate"}
+        harmless = {"disk", "space"} | ({"certificate"} if not findings.stale_certificate else set())
         return 1 if findings.problems.keys() - harmless else 0
     with alone(config.lock) as free:
         lines = one_round(config, Docker()) if free else []

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.testinfra.verify.cri import client_program
-from tests.testinfra.verify.machine import Machine, borrowed_image, missing, need
+from tests.testinfra.verify.machine import Machine, borrowed_image, missing, need, need_running
 
+MAX_LOOK_AGE = 120  # seconds; the health unit looks every 15
 MIN_DAYS_LEFT = 14  # the registry renews its own certificate well before that
 # Runs on the machine with its own Python and its own trust store. Prints JSON. Arguments: host, port, CA file or "".
 ASK = """
@@ -28,7 +29,7 @@ try:
     alive, end = ask("GET", "/v2/")
     push = "/v2/slipway-verify/blobs/uploads/"
     print(json.dumps({"alive": alive, "end": end, "anonymous_push": ask("POST", push)[0],
-                      "wrong_password": ask("POST", push, "nobody:wrong")[0]}))
+                      "wrong_password": ask("POST", push, "nobody:wrong")[0], "pages": ask("GET", "/ui/")[0]}))
 except Exception as error:
     print(json.dumps({"error": f"{type(error).__name__}: {error}"}))
 """
@@ -80,6 +81,14 @@ def test_wrong_password(machine: Machine, host: Any) -> None:
     need(status in (401, 403), f"a push with a wrong password is answered with {status}")
 
 
+def test_pages(machine: Machine, host: Any) -> None:
+    """the registry's pages answer a browser"""
+    if not machine.fact("registry").get("ui"):
+        missing("the site has no pages for its registry (site_registry.ui)")
+    status = ask(machine, host)["pages"]
+    need(status in (200, 401), f"GET /ui/ gives {status}; on the registry: docker logs slipway-registry-ui")
+
+
 def test_containers(machine: Machine, host: Any) -> None:
     """the registry's containers run, restart by themselves and have no privileges"""
     if "registries" not in machine.groups:
@@ -92,6 +101,36 @@ def test_containers(machine: Machine, host: Any) -> None:
         need(settings["RestartPolicy"]["Name"] == "always", f"{name} does not restart by itself")
         need(not settings["Privileged"], f"{name} is privileged")
         need(settings["ReadonlyRootfs"], f"{name} can write to its root file system")
+
+
+def test_health(machine: Machine, host: Any) -> None:
+    """the registry's health unit looks, and sees no trouble: disk, certificate, containers"""
+    if "registries" not in machine.groups:
+        missing("the registry does not run here")
+    need_running(host, "slipway-registry-health.timer")
+    state = host.file("/run/slipway-registry/health.json")
+    need(state.exists, "the health unit has not looked yet; see journalctl -u slipway-registry-health")
+    old = time.time() - float(host.check_output("stat -c %Y /run/slipway-registry/health.json"))
+    need(old < MAX_LOOK_AGE, f"the health unit has not looked for {old:.0f} seconds")
+    problems = [text for text, _since in json.loads(state.content_string)["problems"].values()]
+    need(not problems, "; ".join(problems))
+
+
+def test_garbage_collection(machine: Machine, host: Any) -> None:
+    """the registry's garbage collection is planned, ended well and holds nobody off"""
+    if "registries" not in machine.groups:
+        missing("the registry does not run here")
+    state = host.file("/var/lib/slipway/registry/gc.json")
+    if state.exists:
+        last = json.loads(state.content_string)
+        need(last["ok"], f"the last garbage collection failed: {last['error']}")
+    held = host.file("/run/slipway-registry/collecting").exists
+    running = host.run("systemctl is-active slipway-registry-gc.service").stdout.strip() == "activating"
+    need(running or not held, "a garbage collection that is no more holds pushes off")
+    if host.file("/etc/systemd/system/slipway-registry-gc.timer").exists:
+        need_running(host, "slipway-registry-gc.timer")
+    elif not state.exists:
+        missing("the site has no registry_gc_schedule, and no collection was made by hand")
 
 
 def test_backup(machine: Machine, host: Any) -> None:

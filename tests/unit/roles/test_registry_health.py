@@ -254,6 +254,44 @@ def test_pushes_stop_below_the_limit_and_come_back_well_above(config: Any, monke
     assert os.path.exists(small.flag)
 
 
+def test_a_disk_that_fills_up_is_told_before_pushes_stop(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"bytes": 9 * GIB}
+
+    def statvfs(_path: str) -> Any:
+        return os.statvfs_result((4096, 1, 10**6, 0, free["bytes"], 10**7, 0, 10**6, 0, 255))
+
+    monkeypatch.setattr(health.os, "statvfs", statvfs)
+    watched, docker = changed(config, min_free=2 * GIB, warn_free=8 * GIB), Dockerd()
+    assert health.one_round(watched, docker) == []
+    free["bytes"] = 7 * GIB
+    told = f"{config.data_dir} has 7.0 GiB free: below 2.0 GiB pushes are refused"
+    assert health.one_round(watched, docker) == [f"<4>{told}"]
+    assert not os.path.exists(watched.flag)
+    free["bytes"] = int(8.5 * GIB)
+    assert health.one_round(watched, docker) == [], "not yet well above: it would be told again and again"
+    free["bytes"] = GIB
+    lines = health.one_round(watched, docker)
+    assert "pushes are refused, pulls go on" in lines[0]
+    assert lines[1].startswith("<5>over: ")
+    assert os.path.exists(watched.flag)
+    free["bytes"] = 9 * GIB
+    assert health.one_round(watched, docker)[0].startswith("<5>over: ")
+    assert not os.path.exists(watched.flag)
+
+
+def test_writes_that_a_dead_collection_stopped_are_let_in(config: Any) -> None:
+    Path(config.collecting).touch()
+    with open(config.collecting_lock, "w", encoding="utf-8") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert health.one_round(config, Dockerd()) == []
+        assert os.path.exists(config.collecting), "it lives"
+        assert state(config).facts["collecting"] is True
+    lines = health.one_round(config, Dockerd())
+    assert lines == ["<5>repaired: let pushes in again after a garbage collection that was killed"]
+    assert not os.path.exists(config.collecting)
+    assert state(config).facts["collecting"] is False
+
+
 def test_long_problems_are_told_again(config: Any, front: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     health.one_round(config, Dockerd(registry=None))
     now = time.time()

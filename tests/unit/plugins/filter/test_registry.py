@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import builtins
 import datetime
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,73 @@ def test_salts_differ_by_user_and_site_and_not_by_password() -> None:
     assert same[0] == same[1]
 
 
+def maps(text: str) -> dict[str, list[re.Pattern[str]]]:
+    """Read nginx's maps: name of the variable to what makes it 1."""
+    found: dict[str, list[re.Pattern[str]]] = {}
+    for line in text.splitlines():
+        if head := re.fullmatch(r'map "[^"]+" \$(\w+) \{', line):
+            entries = found.setdefault(head.group(1), [])
+        elif entry := re.fullmatch(r' {4}"~(.+)" 1;', line):
+            entries.append(re.compile(entry.group(1)))
+        else:
+            assert line in ("    default 0;", "}")
+    return found
+
+
+RIGHTS: list[tuple[dict[str, Any], list[str], list[str]]] = [
+    ({}, ["write a/b", "delete a/b", "read a/b", "list ", "other "], []),
+    ({"role": "admin"}, ["write a/b", "delete a/b", "list "], []),
+    ({"role": "writer"}, ["write a/b", "read a/b", "list "], ["delete a/b", "other ", "write "]),
+    ({"write": ["a/"]}, ["write a/b", "write a/b/c", "read x"], ["write a", "write ab/c", "write x/a/b", "delete a/b"]),
+    ({"write": ["a.b"]}, ["write a.b"], ["write axb", "write a.b/c", "write a.bc"]),
+    ({"role": "writer", "write": ["a/"], "delete": True}, ["delete a/b"], ["delete b", "delete a"]),
+    ({"role": "reader"}, ["read a/b", "list "], ["write a/b", "delete a/b", "other "]),
+    ({"read": ["a/"]}, ["read a/b"], ["read b", "list ", "write a/b"]),
+    ({"write": ["a/"], "read": ["b"]}, ["read a/x", "read b", "write a/x"], ["read c", "write b", "list "]),
+]
+
+
+@pytest.mark.parametrize(("rights", "may", "may_not"), RIGHTS)
+def test_what_a_user_may(rights: dict[str, Any], may: list[str], may_not: list[str]) -> None:
+    users = [{"name": "me.x", "password": "p", **rights}, {"name": "other", "password": "p", "role": "reader"}]
+    patterns = maps(registry.registry_rights(users, "authenticated"))["slipway_may"]
+
+    def allowed(key: str) -> bool:
+        return any(pattern.search(key) for pattern in patterns)
+
+    assert [what for what in may if not allowed(f"me.x {what}")] == []
+    assert [what for what in may_not if allowed(f"me.x {what}")] == []
+    assert not any(allowed(f"{name} read a/b") for name in ("", "mexx", "xme.x", "me.x.y"))
+
+
+def test_a_mount_is_for_who_may_read_its_source() -> None:
+    users = [{"name": "a", "read": ["x/", "y/z"]}, {"name": "b", "write": ["x/"]}]
+    patterns = maps(registry.registry_rights(users, "authenticated"))["slipway_may_mount"]
+
+    def allowed(key: str) -> bool:
+        return any(pattern.search(key) for pattern in patterns)
+
+    assert all(allowed(key) for key in ("a x/1", "a x%2F1", "a x%2f1/2", "a y%2Fz", "b anything"))
+    assert not any(allowed(key) for key in ("a z", "a y/z/1", "a ", "b ", " x/1", "c x/1"))
+
+
+def test_nobody_reads_unless_pulls_are_anonymous() -> None:
+    anonymous = maps(registry.registry_rights([], "anonymous"))["slipway_may"]
+    keys = (" read a", " list ", " write a", " delete a", " other ", "x read a")
+    assert [any(p.search(key) for p in anonymous) for key in keys] == [True, True, False, False, False, False]
+    nobody = {"slipway_may": [], "slipway_may_mount": [], "slipway_may_delete": []}
+    assert maps(registry.registry_rights([], "authenticated")) == nobody
+
+
+def test_retention_rules_get_what_was_left_out() -> None:
+    assert registry.registry_retention(
+        [{"keep_last": "3"}, {"repositories": ["a/"], "tags": ["x"], "keep_days": 2}]
+    ) == [
+        {"repositories": ["*"], "tags": ["*"], "keep_last": 3, "keep_days": 0},
+        {"repositories": ["a/"], "tags": ["x"], "keep_last": 0, "keep_days": 2},
+    ]
+
+
 def test_without_bcrypt_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
@@ -133,4 +201,10 @@ def test_without_bcrypt_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_filters_have_their_names() -> None:
-    assert sorted(registry.FilterModule().filters()) == ["certificates_due", "htpasswd", "subject_alternative_names"]
+    assert sorted(registry.FilterModule().filters()) == [
+        "certificates_due",
+        "htpasswd",
+        "registry_retention",
+        "registry_rights",
+        "subject_alternative_names",
+    ]

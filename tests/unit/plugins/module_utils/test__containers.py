@@ -264,6 +264,26 @@ def test_the_image_is_there_before_anything_stops(docker: FakeDocker, tmp_path: 
     assert len(docker.did("pull")) == 1
 
 
+def test_an_image_of_our_own_is_built_before_anything_stops(
+    docker: FakeDocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_containers, "BUILD_COMMAND", str(tmp_path / "none"))
+    run(docker, tmp_path)
+    own = with_web(image="own:1", build="/srv/own", base="base:1")
+    docker.fail["build"] = ["Step 1\nE: Unable to fetch http://u:pw@p:80/x"]
+    with pytest.raises(HostError, match=r"image own:1 cannot be built from /srv/own: .*Unable to fetch") as caught:
+        run(docker, tmp_path, own)
+    assert "pw" not in str(caught.value) and docker.did("stop") == []
+    assert docker.did("pull") == [["--quiet", "base:1"]]
+    assert run(docker, tmp_path, own).actions[0] == "build own:1"
+    assert docker.did("build")[-1] == ["--quiet", "--tag", "own:1", "/srv/own"] and docker.did("pull") == []
+    builder = tmp_path / "slipway-build"
+    builder.touch()
+    monkeypatch.setattr(_containers, "BUILD_COMMAND", str(builder))
+    run(docker, tmp_path, with_web(image="own:2", build="/srv/own"))
+    assert [str(builder), "--quiet", "--tag", "own:2", "/srv/own"] in docker.calls
+
+
 def test_a_network_hiccup_is_tried_again(docker: FakeDocker, tmp_path: Path) -> None:
     docker.fail["pull"] = ["net/http: TLS handshake timeout"]
     run(docker, tmp_path)

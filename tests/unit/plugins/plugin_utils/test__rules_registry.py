@@ -87,6 +87,122 @@ def test_authenticated_pulls_need_a_user() -> None:
     assert verdict.path == ".users"
 
 
+def test_limits_to_reading_need_authenticated_pulls() -> None:
+    users = [{"name": "bob", "read": ["a/"]}, {"name": "eve"}]
+    assert RULES["registry_pull"]({"pull": "authenticated", "users": users}) is None
+    verdict = RULES["registry_pull"]({"pull": "anonymous", "users": users})
+    assert isinstance(verdict, Problem)
+    assert "what bob may read" in (verdict.got or "")
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        {},
+        {"role": "admin"},
+        {"role": "writer", "delete": True},
+        {"write": ["team-a/", "tools/curl", "a__b/c.d-e--f"]},
+        {"read": ["a/b/"], "write": ["a/"], "delete": False},
+        {"role": "reader", "read": ["library"]},
+    ],
+)
+def test_rights_that_fit_together(user: dict[str, Any]) -> None:
+    assert RULES["registry_rights"]([user]) == []
+
+
+@pytest.mark.parametrize(
+    ("user", "path"),
+    [
+        ({"role": "reader", "write": ["a/"]}, "[0].write"),
+        ({"role": "reader", "delete": True}, "[0].delete"),
+        ({"role": "admin", "read": ["a/"]}, "[0].read"),
+        ({"delete": True}, "[0].delete"),
+        ({"read": ["a/"], "delete": True}, "[0].delete"),
+        ({"write": []}, "[0].write"),
+        ({"write": ["a/", "a/*"]}, "[0].write[1]"),
+        ({"write": ["Team/"]}, "[0].write[0]"),
+        ({"write": ["/a"]}, "[0].write[0]"),
+        ({"write": ["a/\n"]}, "[0].write[0]"),
+        ({"write": ["a//b"]}, "[0].write[0]"),
+        ({"write": [""]}, "[0].write[0]"),
+        ({"write": [5]}, "[0].write[0]"),
+        ({"read": ["library/app"]}, "[0].read[0]"),
+    ],
+)
+def test_rights_that_mean_nothing_are_a_mistake(user: dict[str, Any], path: str) -> None:
+    verdict = RULES["registry_rights"]([user])
+    assert isinstance(verdict, list)
+    assert [item.path for item in verdict if isinstance(item, Problem)] == [path]
+
+
+def test_rights_leave_other_mistakes_to_other_rules() -> None:
+    assert RULES["registry_rights"]("bob") == []
+    assert RULES["registry_rights"](["bob", {"write": "a/"}]) == []
+
+
+def paths(verdict: Any) -> list[str]:
+    assert isinstance(verdict, list)
+    return [item.path for item in verdict if isinstance(item, Problem)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "path"),
+    [
+        ({}, "[0]"),
+        ({"keep_last": 0}, "[0]"),
+        ({"keep_last": 0, "keep_days": 0}, "[0]"),
+        ({"keep_last": -1, "keep_days": 5}, "[0]"),
+        ({"keep_last": 1, "tags": []}, "[0].tags"),
+        ({"keep_last": 1, "repositories": [""]}, "[0].repositories"),
+        ({"keep_last": 1, "repositories": ["a", 5]}, "[0].repositories"),
+    ],
+)
+def test_a_rule_that_keeps_nothing_is_refused(rule: dict[str, Any], path: str) -> None:
+    assert paths(RULES["registry_retention"]([rule])) == [path]
+
+
+def test_rules_that_keep_something() -> None:
+    assert RULES["registry_retention"]([{"keep_last": 1}, {"keep_days": "7", "repositories": ["a/"]}]) == []
+    assert RULES["registry_retention"]("x") == []
+
+
+@pytest.mark.parametrize(
+    ("image", "good"),
+    [
+        ("a/app", True),
+        ("a/*", True),
+        ("*", True),
+        ("*:v*", True),
+        ("a/app:1.2", True),
+        ("registry.corp.lab:6001/a/app:1", True),
+        (f"a/app@sha256:{'0' * 64}", True),
+        (f"registry.corp.lab:6001/a/app:1@sha256:{'0' * 64}", True),
+        ("a/app@latest", False),
+        ("a app", False),
+        ("", False),
+        (5, False),
+    ],
+)
+def test_protected_images(image: Any, good: bool) -> None:
+    assert paths(RULES["registry_protected"]([image])) == ([] if good else ["[0]"])
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [("Sun 04:00", True), ("*-*-1 3:30", True), ("", True), (None, True), ("daily\n", False), (5, False)],
+)
+def test_times(text: Any, good: bool) -> None:
+    assert (RULES["registry_calendar"](text) is None) is good
+
+
+@pytest.mark.parametrize(
+    ("days", "share", "wrong"),
+    [(0, 50, []), (30, 100, []), (-1, 50, [".untagged_days"]), (0, 0, [".share"]), (0, 101, [".share"])],
+)
+def test_bounds_of_a_collection(days: int, share: int, wrong: list[str]) -> None:
+    assert paths(RULES["registry_collection"]({"untagged_days": days, "share": share})) == wrong
+
+
 @pytest.mark.parametrize(
     ("days", "before", "good"), [(365, 30, True), ("90", "89", True), (30, 30, False), (9, 0, False)]
 )
@@ -96,4 +212,14 @@ def test_a_certificate_outlives_its_renewal(days: Any, before: Any, good: bool) 
 
 
 def test_all_rules_are_offered() -> None:
-    assert sorted(_rules_registry.RULES) == ["registry_names", "registry_pull", "registry_renewal", "registry_tls"]
+    assert sorted(_rules_registry.RULES) == [
+        "registry_calendar",
+        "registry_collection",
+        "registry_names",
+        "registry_protected",
+        "registry_pull",
+        "registry_renewal",
+        "registry_retention",
+        "registry_rights",
+        "registry_tls",
+    ]
