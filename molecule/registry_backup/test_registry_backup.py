@@ -21,7 +21,7 @@ CLIENT = "python3 /root/client.py"
 DATA = "/srv/registry/docker/registry/v2"
 STORE = "/srv/registry-backup"
 NAME = "registry-drill.corp.lab:6001"
-STATE = "/var/lib/slipway/registry-backup.json"
+STATE = "/var/lib/slipway/registry/backup.json"
 
 
 @pytest.fixture(scope="module")

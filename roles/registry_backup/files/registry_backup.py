@@ -763,6 +763,7 @@ def run(config: Config) -> int:
         "problems": problems,
         **facts,
     }
+    os.makedirs(os.path.dirname(config.state), exist_ok=True)
     write_file(config.state, json.dumps(state, indent=1).encode(), 0o644)
     print("\n".join(told(state)), flush=True)
     return 1 if problems else 0

@@ -135,7 +135,7 @@ def test_garbage_collection(machine: Machine, host: Any) -> None:
 
 def test_backup(machine: Machine, host: Any) -> None:
     """the registry was backed up, and lately"""
-    state = host.file("/var/lib/slipway/registry-backup.json")
+    state = host.file("/var/lib/slipway/registry/backup.json")
     if "registries" not in machine.groups:
         missing("the registry does not run here")
     if not state.exists:

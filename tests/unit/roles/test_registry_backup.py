@@ -135,7 +135,7 @@ def config(tmp_path: Path, registry: Tree, store: Any, monkeypatch: pytest.Monke
         command=[sys.executable, str(PROGRAM), "store", "--directory", store.directory],
         to="vault:/srv",
         registry=str(tmp_path / "health.json"),
-        state=str(tmp_path / "state.json"),
+        state=str(tmp_path / "var/registry/backup.json"),
         verify="all",
         max_age=3600,
     )
