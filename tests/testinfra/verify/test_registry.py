@@ -133,6 +133,19 @@ def test_garbage_collection(machine: Machine, host: Any) -> None:
         missing("the site has no registry_gc_schedule, and no collection was made by hand")
 
 
+def test_backup(machine: Machine, host: Any) -> None:
+    """the registry was backed up, and lately"""
+    state = host.file("/var/lib/slipway/registry/backup.json")
+    if "registries" not in machine.groups:
+        missing("the registry does not run here")
+    if not state.exists:
+        missing("no backup was made yet (registry_backup_host)")
+    last = json.loads(state.content_string)
+    need(last["ok"], f"the last backup failed: {'; '.join(last['problems'])}")
+    hours = (time.time() - last["last_good"]) / 3600
+    need(hours * 3600 <= last["max_age"], f"the last good backup is {hours:.0f} hours old")
+
+
 @pytest.mark.parametrize("probe", ["private", "upstream"])
 def test_docker_pull(probe: str, machine: Machine, host: Any) -> None:
     """docker pulls the {probe} image by its bare name"""
