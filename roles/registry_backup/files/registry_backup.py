@@ -8,7 +8,7 @@ list     show the backups that are there
 restore  fill the data directory from a backup; nothing is served before every blob of it has its digest
 store    be that other machine: answer a `run`, `list` or `restore` on standard input and output
 
-How a backup is consistent while pushes go on stands in docs/decisions/0023-registry-backup.md. In short: a registry
+How a backup is consistent while pushes go on stands in docs/decisions/0019-registry-backup.md. In short: a registry
 writes blobs, then the manifest, then the tag; this reads tags, then manifests, then blobs. Only the standard library,
 Python 3.11 or later. No network code: the other end is what the configured command (ssh) is connected to.
 """
