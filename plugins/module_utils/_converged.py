@@ -31,6 +31,11 @@ def _ledgers(state_dir: str) -> t.Iterator[dict[str, list[str]]]:
             yield json.load(handle)
 
 
+def owners(*, state_dir: str = _files.STATE_DIR) -> list[str]:
+    """Return the roles that have something on this machine, by their ledgers."""
+    return sorted(os.path.basename(path)[:-5] for path in glob.glob(os.path.join(state_dir, "ledger", "*.json")))
+
+
 def _paths(ledgers: t.Sequence[t.Mapping[str, list[str]]], state_dir: str) -> set[str]:
     """Return every path that a role has written, that an engine reads, and the ledgers themselves."""
     found = {path for ledger in ledgers for key in ("paths", "directories") for path in ledger.get(key, [])}

@@ -66,6 +66,12 @@ reasons:
   type: list
   elements: str
   sample: [/etc/docker/daemon.json, unit docker.service]
+owners:
+  description: Roles that have something on the machine, so that a play asks only those to take it back.
+  returned: always
+  type: list
+  elements: str
+  sample: [docker_engine, registry]
 """
 
 from ansible_collections.slipway.platform.plugins.module_utils import _converged
@@ -92,7 +98,7 @@ def main() -> None:
             _converged.record(key, digest)
     except HostError as exc:
         module.fail_json(msg=str(exc))
-    module.exit_json(changed=False, unchanged=not reasons, reasons=reasons)
+    module.exit_json(changed=False, unchanged=not reasons, reasons=reasons, owners=_converged.owners())
 
 
 if __name__ == "__main__":

@@ -50,6 +50,10 @@ def test_the_record_is_for_root_only(machine: FakeHost) -> None:
     assert os.stat(os.path.join(machine.state_dir, _converged.RECORD)).st_mode & 0o777 == 0o600
 
 
+def test_whose_things_are_on_the_machine(machine: FakeHost) -> None:
+    assert _converged.owners(state_dir=machine.state_dir) == ["role"]
+
+
 def _edit(host: FakeHost) -> str:
     path = host.root / "written.conf"
     path.write_text("b", encoding="utf-8")
