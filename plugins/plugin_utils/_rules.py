@@ -371,6 +371,15 @@ def _user(user: dict[str, t.Any], path: str) -> list[Problem]:
     return problems
 
 
+def web_address(value: t.Any, part: str = "") -> Problem | None:
+    """Return what an address needs to be one of a repository: http or https, and no credentials, which would leak."""
+    text = str(value)
+    if re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", text):
+        return None
+    got = "an address with credentials" if "@" in text else shown(value)
+    return Problem("an http or https address without credentials", part, got)
+
+
 RULES: dict[str, Rule] = {
     "absolute_path": absolute_path,
     "ca_certificate": ca_certificate,

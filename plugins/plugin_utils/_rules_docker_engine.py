@@ -7,7 +7,7 @@ import ipaddress
 import re
 import typing as t
 
-from ansible_collections.slipway.platform.plugins.plugin_utils._rules import Problem, Rule, Verdict, shown
+from ansible_collections.slipway.platform.plugins.plugin_utils._rules import Problem, Rule, Verdict, shown, web_address
 
 # useradd(8) of Debian: what a user name may look like.
 USER_NAME = re.compile(r"[a-z_][a-z0-9_-]*\$?")
@@ -57,11 +57,8 @@ def docker_repository(value: t.Any) -> Verdict:
     """Accept {source, url, key}: Docker's packages need the address of a repository and the key that signs it."""
     if value.get("source") != "docker":
         return None
-    problems = []
-    url = str(value.get("url") or "")
-    if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", url):
-        got = "an address with credentials" if "@" in url else shown(url)
-        problems.append(Problem("an http or https address without credentials", ".url", got))
+    address = web_address(str(value.get("url") or ""), ".url")
+    problems = [address] if address else []
     if "BEGIN PGP PUBLIC KEY BLOCK" not in str(value.get("key") or ""):
         got = "empty" if not value.get("key") else "not an armoured key"
         problems.append(Problem("the text of the public key that signs Docker's repository", ".key", got))

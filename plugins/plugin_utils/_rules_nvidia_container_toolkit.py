@@ -8,7 +8,7 @@ import typing as t
 
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.slipway.platform.plugins.module_utils import _openpgp
-from ansible_collections.slipway.platform.plugins.plugin_utils._rules import Problem, Rule, Verdict, shown
+from ansible_collections.slipway.platform.plugins.plugin_utils._rules import Problem, Rule, Verdict, web_address
 
 KEY_ADDRESS = "https://nvidia.github.io/libnvidia-container/gpgkey"
 # The first release with nvidia-cdi-refresh.path and .service.
@@ -25,10 +25,7 @@ def nvidia_version(value: t.Any) -> Verdict:
 
 def nvidia_repository_url(value: t.Any) -> Verdict:
     """Accept an http or https address without credentials."""
-    if re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", str(value)):
-        return None
-    got = "an address with credentials" if "@" in str(value) else shown(value)
-    return Problem("an http or https address without credentials", "", got)
+    return web_address(value)
 
 
 def openpgp_fingerprint(value: t.Any) -> Verdict:
