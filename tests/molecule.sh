@@ -16,8 +16,9 @@ run_one() {
   if molecule test -s "$scenario" >"$log" 2>&1 </dev/null; then
     printf '    %s: passed in %d s\n' "$scenario" $((SECONDS - start))
   else
-    printf '    %s: FAILED after %d s; the end of %s:\n' "$scenario" $((SECONDS - start)) "$log"
-    tail -n 60 "$log"
+    printf '    %s: FAILED after %d s; the part of %s before molecule gave up:\n' "$scenario" $((SECONDS - start)) "$log"
+    # After the failure comes the destruction of the machines, which tells nobody anything.
+    sed '/CRITICAL/q' "$log" | tail -n 60
     touch "$2/molecule-$1.failed"
   fi
 }

@@ -79,15 +79,16 @@ def _client(hosts: dict[str, Any]) -> None:
 
 def test_what_was_pushed_shows_within_seconds(host: Any) -> None:
     push(host, "team-a/new", "7")
-    row = eventually(lambda: tags(host, "team-a/new").get("7"), within=5)
-    assert row and row["pushed"] and row["size"] > 300_000
+    # A scan may see the tag before its notification is read, which then adds who pushed it when.
+    assert eventually(lambda: tags(host, "team-a/new").get("7", {}).get("pushed"), within=20)
+    assert tags(host, "team-a/new")["7"]["size"] > 300_000
     status, page = ask(host, "/ui/")
     assert status == 200 and "/ui/r/team-a/new" in page and "/ui/r/hello" in page
 
 
 def test_a_pull_is_counted(host: Any) -> None:
     host.check_output(f"docker image rm -f {NAME}/hello:1 && docker pull {NAME}/hello:1")
-    assert eventually(lambda: tags(host, "hello")["1"]["pulls"] == 1, within=5)
+    assert eventually(lambda: tags(host, "hello").get("1", {}).get("pulls") == 1, within=20)
 
 
 def test_browsers_are_led_to_the_pages(host: Any) -> None:
