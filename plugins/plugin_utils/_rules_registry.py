@@ -109,6 +109,34 @@ def registry_protected(value: t.Any) -> Verdict:
     ]
 
 
+def registry_clusters(value: t.Any) -> Verdict:
+    """Accept clusters with an https server, an authority that is one, a token of one line, and paths of lists."""
+    problems: list[Problem] = []
+    for index, item in enumerate(value if isinstance(value, list) else []):
+        if isinstance(item, dict):
+            problems += [dataclasses.replace(found, path=f"[{index}]{found.path}") for found in _cluster(item)]
+    return problems
+
+
+def _cluster(item: dict[str, t.Any]) -> list[Problem]:
+    problems = []
+    if not re.fullmatch(
+        r"https://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?(?:/[\w./~-]*)?", str(item.get("server"))
+    ):
+        needs = "the API server's address, such as https://kube.example.com:6443"
+        problems.append(Problem(needs, ".server", _rules.shown(item.get("server"))))
+    authority = _rules.ca_certificate(item.get("ca_certificate"))
+    if isinstance(authority, Problem):
+        problems.append(dataclasses.replace(authority, path=".ca_certificate"))
+    if not re.fullmatch(r"[!-~]+", str(item.get("token") or "").strip()):
+        problems.append(Problem("the token of a service account, one line", ".token", "a value that may be secret"))
+    for number, path in enumerate(item.get("resources") or []):
+        if not re.fullmatch(r"/apis?/[A-Za-z0-9./-]+", str(path)):
+            needs = "the path of a list, such as /apis/argoproj.io/v1alpha1/rollouts"
+            problems.append(Problem(needs, f".resources[{number}]", _rules.shown(path)))
+    return problems
+
+
 def registry_calendar(value: t.Any) -> Verdict:
     """Accept a calendar event of systemd, as far as that can be told here; the machine's systemd says the rest."""
     if value is None or (isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9*:,./~_+ -]*", value)):
@@ -174,6 +202,7 @@ def registry_renewal(value: t.Any) -> Verdict:
 
 RULES: dict[str, Rule] = {
     "registry_calendar": registry_calendar,
+    "registry_clusters": registry_clusters,
     "registry_collection": registry_collection,
     "registry_names": registry_names,
     "registry_protected": registry_protected,

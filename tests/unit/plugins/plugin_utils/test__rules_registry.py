@@ -211,9 +211,38 @@ def test_a_certificate_outlives_its_renewal(days: Any, before: Any, good: bool) 
     assert (verdict is None) is good
 
 
+CLUSTER = {"server": "https://kube.corp.lab:6443", "token": "a.b.c"}
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"server": "http://kube.corp.lab"}, "[0].server"),
+        ({"server": "https://user@kube.corp.lab"}, "[0].server"),
+        ({"server": None}, "[0].server"),
+        ({"token": ""}, "[0].token"),
+        ({"token": "two\nlines"}, "[0].token"),
+        ({"ca_certificate": "no certificate"}, "[0].ca_certificate"),
+        ({"resources": ["/apis/a.io/v1/b", "rollouts"]}, "[0].resources[1]"),
+        ({"resources": ["/apis/a.io/v1/b?limit=1"]}, "[0].resources[0]"),
+    ],
+)
+def test_a_cluster_that_nobody_can_ask_is_refused(change: dict[str, Any], path: str) -> None:
+    verdict: Any = RULES["registry_clusters"]([{**CLUSTER, **change}])
+    assert paths(verdict) == [path]
+    assert "two" not in str(verdict)
+
+
+def test_clusters_that_can_be_asked() -> None:
+    more = {"server": "https://[fd00::1]:443/k8s/clusters/c-1", "token": "t\n", "resources": ["/apis/a.io/v1/rollouts"]}
+    assert RULES["registry_clusters"]([CLUSTER, {**CLUSTER, **more, "ca_certificate": None}]) == []
+    assert RULES["registry_clusters"]("x") == []
+
+
 def test_all_rules_are_offered() -> None:
     assert sorted(_rules_registry.RULES) == [
         "registry_calendar",
+        "registry_clusters",
         "registry_collection",
         "registry_names",
         "registry_protected",
