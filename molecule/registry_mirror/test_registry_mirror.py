@@ -205,15 +205,19 @@ def carry(verb: str, archive: str, **variables: Any) -> Play:
     return playbook(f"mirror_{verb}", registry_mirror_archive=archive, **variables)
 
 
+def said(play: Play) -> str:
+    """Return what a play has printed, with its line breaks as spaces."""
+    return " ".join(play.output.split())
+
+
 @pytest.mark.parametrize("archive", ["/srv/carry/images", "/srv/carry/images.tar"])
 def test_images_are_carried_to_a_site_without_a_proxy(host: Any, lab: Lab, archive: str) -> None:
-    host.check_output("mkdir -p /srv/carry")
-    assert "2 images" in carry("export", archive).succeeded().output
+    host.check_output(f"mkdir -p /srv/carry && rm -rf {archive}")
+    assert f"2 images in {archive} on {MACHINE}: 2 copied, 0 were there" in said(carry("export", archive).succeeded())
     assert carry("export", archive).succeeded().changed == 0
-    assert "0 copied, 2 were there" in playbook("mirror").succeeded().output
     empty(host)
     play = carry("import", archive, site_proxy={}, registry_mirror_upstreams=[]).succeeded()
-    assert "2 pushed, 0 were there" in play.output
+    assert "2 pushed, 0 were there" in said(play)
     assert is_whole(host)
     assert leaks_in(play.output, [PUSH]) == []
     before = len(log(host))
@@ -227,36 +231,26 @@ def test_an_export_takes_only_what_is_new(host: Any) -> None:
     archive = "/srv/carry/images"
     blobs = f"find {archive} -path '*/blobs/*' -printf '%f %i\\n' | sort"
     before = set(host.check_output(blobs).splitlines())
-    assert carry("export", archive, registry_mirror_images=["worlds:1"]).succeeded().changed == 1
+    play = carry("export", archive, registry_mirror_images=["worlds:1"]).succeeded()
+    assert f"1 images in {archive} on {MACHINE}: 0 copied, 1 were there" in said(play)
     fewer = set(host.check_output(blobs).splitlines())
     assert fewer < before
     play = carry("export", archive).succeeded()
-    assert "1 copied, 1 were there" in play.output
+    assert "1 copied, 1 were there" in said(play)
     assert fewer < set(host.check_output(blobs).splitlines()), "what was there was not written again"
 
 
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    [
-        (
-            "dd if=/dev/zero of=BIG bs=1 seek=5000 count=1 conv=notrunc status=none",
-            "has other bytes than its name says",
-        ),
-        ("truncate -s -1 BIG", "bytes instead of"),
-        ("rm BIG", "is missing or cannot be read"),
-        ("sed -i s/worlds/wordls/ index.json", "index.json is not what index.json.sha256 says"),
-    ],
-)
-def test_a_damaged_archive_is_refused_before_anything_is_pushed(host: Any, damage: str, says: str) -> None:
+def test_a_damaged_archive_is_refused_before_anything_is_pushed(host: Any) -> None:
+    """One byte of a layer. Other damage is in tests/unit/plugins/module_utils/test__image_archive.py."""
     host.check_output("rm -rf /srv/carry/bad && cp -r /srv/carry/images /srv/carry/bad")
     big = host.check_output("find /srv/carry/bad/blobs -type f -printf '%s %p\\n' | sort -n | tail -1 | cut -d' ' -f2")
-    host.check_output(f"cd /srv/carry/bad && {damage.replace('BIG', big)}")
+    host.check_output(f"dd if=/dev/zero of={big} bs=1 seek=5000 count=1 conv=notrunc status=none")
     empty(host)
     before = len(log(host))
     play = carry("import", "/srv/carry/bad", site_proxy={})
     assert play.rc != 0
-    assert "/srv/carry/bad is damaged, and nothing was pushed: " in play.output
-    assert says in play.output
+    name = f"blobs/sha256/{big.rpartition('/')[2]}"
+    assert f"/srv/carry/bad is damaged, and nothing was pushed: {name} has other bytes than its name says" in said(play)
     assert writes(host, before) == []
 
 
@@ -265,7 +259,7 @@ def test_a_tar_file_that_was_cut_off_is_refused(host: Any) -> None:
     before = len(log(host))
     play = carry("import", "/srv/carry/cut.tar", site_proxy={})
     assert play.rc != 0
-    assert "/srv/carry/cut.tar is damaged" in play.output
+    assert "/srv/carry/cut.tar is damaged" in said(play)
     assert writes(host, before) == []
 
 
@@ -277,7 +271,7 @@ def test_input_that_cannot_be_meant(host: Any) -> None:
         "registry_mirror_images[2] is 'docker.io/a/../b:1': it needs a name such as",
         "registry_mirror_images[3] is ghcr.io/a:1: it needs another target, because a:1 is quay.io/a:1 already",
     ):
-        assert sentence in play.output
+        assert sentence in said(play)
 
 
 def test_removal_leaves_no_login(host: Any) -> None:

@@ -190,6 +190,10 @@ class Skopeo:
     timeout: float = 3600
     command: Command = run_bytes
 
+    def is_set_up(self, program: str | None) -> bool:
+        """Tell whether there is skopeo and what it needs; in check mode on a bare host there is not."""
+        return bool(program) and os.path.isdir(self.directory)
+
     def _call(self, verb: str, options: t.Sequence[str], names: t.Sequence[str]) -> tuple[int, bytes, str]:
         auth = os.path.join(self.directory, "auth.json")
         login = ["--authfile", auth] if os.path.exists(auth) else []

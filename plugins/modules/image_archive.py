@@ -173,7 +173,7 @@ def main() -> None:
     options = module.params
     os.umask(0o077)
     skopeo = _images.Skopeo(options["directory"], options["registry"], options["timeout"])
-    bare = module.check_mode and not module.get_bin_path("skopeo")
+    bare = module.check_mode and not skopeo.is_set_up(module.get_bin_path("skopeo"))
     try:
         if options["state"] == "exported":
             result = exported(options, skopeo, check=module.check_mode)

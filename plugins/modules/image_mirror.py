@@ -128,7 +128,7 @@ def main() -> None:
         wishes = [_images.Wish.make(**item) for item in options["images"]]
         known = _images.read_lock(options["lock"])
         faults: list[str] = []
-        if module.check_mode and not module.get_bin_path("skopeo"):
+        if module.check_mode and not skopeo.is_set_up(module.get_bin_path("skopeo")):
             _images.check_targets(wishes)
             found = [_images.Found(wish, known.get(str(wish.source), "")) for wish in wishes]
         else:

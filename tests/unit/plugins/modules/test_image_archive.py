@@ -30,7 +30,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSkopeo]:
 
 
 def call(capsys: pytest.CaptureFixture[str], path: Path, state: str, **arguments: Any) -> dict[str, Any]:
-    given = {"registry": OWN, "directory": "/nonexistent", "path": str(path), "state": state, **arguments}
+    given = {"registry": OWN, "directory": str(path.parent), "path": str(path), "state": state, **arguments}
     with patch_module_args(given), pytest.raises(SystemExit):
         image_archive.main()
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
