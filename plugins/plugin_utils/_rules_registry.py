@@ -144,6 +144,56 @@ def registry_calendar(value: t.Any) -> Verdict:
     return "a time as systemd takes it, such as Sun 04:00 or daily, or nothing"
 
 
+# What S3 calls buckets, and the paths in them that need no care.
+BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
+PREFIX = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?\Z")
+ENDPOINT = re.compile(r"(?:https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?)?\Z")
+REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*\Z")
+
+
+def registry_storage(value: t.Any) -> Verdict:
+    """Accept {storage, endpoint, …, beside}: a bucket with all that it takes; only that can several machines share."""
+    if value.get("storage") != "s3":
+        if not value.get("beside"):
+            return None
+        needs = f"to be s3 where several machines are one registry, as this one and {len(value['beside'])} more here"
+        return Problem(needs, ".storage", "filesystem")
+    problems = [problem for part, rule in _BUCKET.items() if (problem := rule(str(value.get(part) or ""), part))]
+    return problems + _no_collection(value)
+
+
+def _no_collection(value: t.Any) -> list[Problem]:
+    needs = "to be empty with registry_storage s3: see docs/registry_scale.md for what takes its place"
+    return [Problem(needs, f".{part}", "set") for part in ("retention", "schedule") if value.get(part)]
+
+
+def _matching(pattern: re.Pattern[str], needs: str) -> t.Callable[[str, str], Problem | None]:
+    def judge(text: str, part: str) -> Problem | None:
+        return None if pattern.match(text) else Problem(needs, f".{part}", _rules.shown(text))
+
+    return judge
+
+
+def _key(text: str, part: str) -> Problem | None:
+    if re.fullmatch(r"[\x21-\x7e]+", text):
+        return None
+    return Problem(
+        "what the object storage gave for this registry", f".{part}", "a text with blanks" if text else "empty"
+    )
+
+
+_BUCKET: dict[str, t.Callable[[str, str], Problem | None]] = {
+    "endpoint": _matching(
+        ENDPOINT, "an http or https address without path and credentials, such as https://s3.corp.lab:9000"
+    ),
+    "region": _matching(REGION, "a region such as us-east-1"),
+    "bucket": _matching(BUCKET, "a bucket's name: 3 to 63 of a-z, 0-9, dot and dash"),
+    "prefix": _matching(PREFIX, "a path such as registry/main, without a slash at its ends"),
+    "access_key": _key,
+    "secret_key": _key,
+}
+
+
 def registry_collection(value: t.Any) -> Verdict:
     """Accept {untagged_days, share}: days from 0, per cent from 1 to 100."""
     problems = []
@@ -210,5 +260,6 @@ RULES: dict[str, Rule] = {
     "registry_renewal": registry_renewal,
     "registry_retention": registry_retention,
     "registry_rights": registry_rights,
+    "registry_storage": registry_storage,
     "registry_tls": registry_tls,
 }

@@ -49,6 +49,8 @@ class Program:
 
 PROGRAMS = {
     "registry": Program("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"),
+    # An S3 server over a directory (scenario registry_s3).
+    "versitygw": Program("github.com/versity/versitygw/cmd/versitygw", "v1.8.0"),
     # Only asked what it reads in a configuration (test-long): Debian 12 and 13 have containerd 1.
     "containerd": Program(
         "github.com/containerd/containerd/v2/cmd/containerd",

@@ -29,6 +29,12 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
             "registry_http_secret": "s3cret",
             "registry_data_dir": "/data/images",
             "registry_gc_schedule": "daily",
+            "registry_storage": "s3",
+            "registry_s3_endpoint": "https://s3.corp.lab:9000",
+            "registry_s3_bucket": "images",
+            "registry_s3_prefix": "site/registry",
+            "registry_s3_access_key": "registry",
+            "registry_s3_secret_key": "s3{{cr%41}}/k\"e'y\\$1=#: [",
         },
         "hostile": {
             **PKI,
@@ -113,6 +119,17 @@ def test_a_secret_comes_through_as_it_is() -> None:
     path = ROOT / "roles/registry/templates/config.yml.j2"
     parsed = yaml.safe_load(render(path, "hostile"))
     assert parsed["http"]["secret"] == CASES["registry"]["hostile"]["registry_http_secret"]
+
+
+def test_a_key_of_the_bucket_comes_through_as_it_is() -> None:
+    parsed = yaml.safe_load(render(ROOT / "roles/registry/templates/config.yml.j2", "full"))
+    assert set(parsed["storage"]) == {"s3", "redirect", "delete", "maintenance"}
+    assert parsed["storage"]["s3"] == {
+        "region": "us-east-1", "bucket": "images", "regionendpoint": "https://s3.corp.lab:9000", "forcepathstyle": True,
+        "accesskey": "registry", "secretkey": CASES["registry"]["full"]["registry_s3_secret_key"],
+        "rootdirectory": "/site/registry",
+    }  # fmt: skip
+    assert parsed["storage"]["redirect"] == {"disable": True}
 
 
 @pytest.mark.parametrize("broken", ["http {", "http } {", "user nobody", 'a "b;'])

@@ -5,6 +5,7 @@
 
 Without arguments: one collection, for the systemd timer. --dry-run lists what would go (--json: as JSON) and changes
 nothing. --recover, for ExecStopPost: lets pushes in again and puts back what a killed collection had not proved.
+--hold only holds writes off until it is stopped: for a collection in a bucket, which playbooks/registry_gc.yml makes.
 
 How it stays safe, in this order: the clusters are asked which images they use, and one that cannot be asked ends the
 collection before anything has changed; writes are stopped; what may go is found with them stopped; it is moved aside on
@@ -30,6 +31,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import sys
@@ -116,6 +118,7 @@ class Config:
     settle: float = 2.0
     port: int = 5000
     clusters: str = ""  # file with servers, authorities and tokens; none where no cluster is to be asked
+    bucket: bool = False
 
     @property
     def root(self) -> str:
@@ -894,17 +897,31 @@ def recover(config: Config) -> list[str]:
         return lines + ([text] if (text := Aside(config).recover()) else [])
 
 
+def hold(config: Config) -> list[str]:
+    """Hold writes off until a signal comes; the health unit does it when this is killed."""
+    awaited = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    with alone(config), writes_stopped(config):
+        signal.sigwait(awaited)
+    return ["let pushes in again"]
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Collect, list or recover; return the exit status."""
+    """Collect, list, recover or hold writes off; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="list what would go, change nothing")
     parser.add_argument("--json", action="store_true", help="with --dry-run: as JSON")
     parser.add_argument("--recover", action="store_true", help="only undo what a killed collection left")
+    parser.add_argument("--hold", action="store_true", help="only hold writes off until stopped")
     parser.add_argument("--config", default=CONFIG)
     args = parser.parse_args(argv)
     config = load_config(args.config)
     try:
-        if args.dry_run:
+        if args.hold:
+            lines = hold(config)
+        elif config.bucket and not args.recover:
+            raise CollectionError("the images are in a bucket: playbooks/registry_gc.yml collects there")
+        elif args.dry_run:
             plan = make_plan(Store(config.root), config, time.time(), in_use(config))
             lines = [as_json(plan)] if args.json else listing(plan)
         else:

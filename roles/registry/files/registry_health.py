@@ -22,12 +22,14 @@ import json
 import os
 import socket
 import ssl
+import subprocess
 import sys
 import time
 import typing as t
 import urllib.parse
 
 CONFIG = "/etc/slipway/registry/health.json"
+BUCKET = "/etc/slipway/registry/bucket.json"
 DOCKER_SOCKET = "/run/docker.sock"
 # A container that was just started is left alone for this many seconds.
 GRACE = 20.0
@@ -42,7 +44,10 @@ ERROR, WARNING, NOTICE = "<3>", "<4>", "<5>"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the role wrote: names, paths, sizes in bytes, warn_days in days."""
+    """What the role wrote: names, paths, sizes in bytes, warn_days in days.
+
+    bucket is the program that asks the object storage; empty where the images are in data_dir.
+    """
 
     host: str
     port: int
@@ -57,6 +62,7 @@ class Config:
     run_dir: str
     lock: str
     warn_free: int = 0
+    bucket: str = ""
 
     @property
     def flag(self) -> str:
@@ -142,6 +148,8 @@ def check_disk(config: Config, findings: Findings, known: t.Collection[str] = ()
 
     known: keys of the problems that were there at the last look.
     """
+    if config.bucket:
+        return False
     try:
         usage = os.statvfs(config.data_dir)
         os.scandir(config.data_dir).close()
@@ -238,8 +246,25 @@ def probe(config: Config, findings: Findings) -> None:
         findings.dead.add(config.proxy)
         findings.problems["answer"] = f"/v2/ answers {front} instead of asking for a login"
     if behind != 200:
-        findings.dead.add(config.registry)
         findings.problems["registry"] = f"the registry behind nginx answers {behind}"
+        check_bucket(config, findings)
+        if "storage" not in findings.problems:
+            findings.dead.add(config.registry)  # otherwise a restart would help nobody
+
+
+def check_bucket(config: Config, findings: Findings) -> None:
+    """Ask the object storage, which the registry itself does all the time: here, why that does not answer any more."""
+    if not config.bucket:
+        return
+    argv = [sys.executable, config.bucket, "--config", BUCKET]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        findings.problems["storage"] = f"the object storage cannot be asked: {exc}"
+        return
+    if done.returncode:
+        lines = (done.stdout or done.stderr).strip().splitlines()
+        findings.problems["storage"] = lines[-1] if lines else "the object storage cannot be asked"
 
 
 def _mounted_device(pid: int, target: str) -> str:
@@ -275,7 +300,7 @@ def _needed_action(config: Config, name: str, known: dict[str, t.Any], findings:
         return "unpause"
     if status != "running":
         return "" if status == "restarting" else "start"
-    if name == config.registry:
+    if name == config.registry and not config.bucket:
         seen = _mounted_device(known["State"]["Pid"], "/var/lib/registry")
         if seen and seen != _device(config.data_dir):
             return "restart?t=10"  # its disk was mounted after the container had started

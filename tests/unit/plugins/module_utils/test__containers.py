@@ -401,6 +401,16 @@ def test_a_start_that_failed_is_finished_by_the_next_run(docker: FakeDocker, tmp
     assert run(docker, tmp_path).actions == ["recreate web: it is not on record"]
 
 
+def test_a_network_that_is_no_longer_listed_goes_when_no_container_is_on_it(docker: FakeDocker, tmp_path: Path) -> None:
+    run(docker, tmp_path)
+    web = dataclasses.replace(WEB, networks=("front",))
+    stack = dataclasses.replace(STACK, containers=(web,), networks=STACK.networks[:1])
+    actions = run(docker, tmp_path, stack).actions
+    assert actions[-1] == "remove network back"
+    assert list(docker.networks) == ["front"]
+    assert run(docker, tmp_path, stack).actions == []
+
+
 @pytest.mark.parametrize("kind", ["container", "network", "image"])
 def test_a_daemon_that_does_not_answer(kind: str, docker: FakeDocker, tmp_path: Path) -> None:
     docker.fail[f"{kind} inspect"] = ["Cannot connect to the Docker daemon"] * 2

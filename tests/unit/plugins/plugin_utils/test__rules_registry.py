@@ -250,5 +250,54 @@ def test_all_rules_are_offered() -> None:
         "registry_renewal",
         "registry_retention",
         "registry_rights",
+        "registry_storage",
         "registry_tls",
     ]
+
+
+BUCKET: dict[str, Any] = {
+    "storage": "s3", "endpoint": "https://s3.corp.lab:9000", "region": "us-east-1", "bucket": "images", "prefix": "a/b",
+    "access_key": "registry", "secret_key": "s3cr+t/key=", "retention": [], "schedule": "", "beside": ["r.corp.lab"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, {"endpoint": ""}, {"prefix": ""}, {"beside": []}, {"endpoint": "http://s3"}])
+def test_a_bucket_with_all_that_it_takes_is_taken(changes: dict[str, Any]) -> None:
+    assert RULES["registry_storage"](BUCKET | changes) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "bad"),
+    [
+        ("endpoint", "s3.corp.lab"),
+        ("endpoint", "https://s3.corp.lab/bucket"),
+        ("endpoint", "https://user:pass@s3.corp.lab"),
+        ("region", ""),
+        ("region", "eu west"),
+        ("bucket", ""),
+        ("bucket", "UPPER"),
+        ("bucket", "a/b"),
+        ("prefix", "/a"),
+        ("prefix", "a/"),
+        ("prefix", "a/../b"),
+        ("access_key", ""),
+        ("secret_key", ""),
+        ("secret_key", "top secret"),
+        ("retention", [{"keep_last": 1}]),
+        ("schedule", "daily"),
+    ],
+)
+def test_a_bucket_that_cannot_work_is_refused_by_name(part: str, bad: Any) -> None:
+    verdict = RULES["registry_storage"](BUCKET | {part: bad})
+    assert isinstance(verdict, list)
+    assert [problem.path for problem in verdict] == [f".{part}"]
+    assert part not in ("access_key", "secret_key") or "top secret" not in str(verdict)
+    assert "pass@" not in str(verdict)
+
+
+def test_several_machines_cannot_share_a_directory() -> None:
+    assert RULES["registry_storage"]({"storage": "filesystem", "schedule": "daily", "beside": []}) is None
+    verdict = RULES["registry_storage"]({"storage": "filesystem", "beside": ["r.corp.lab", "r.corp.lab"]})
+    assert isinstance(verdict, Problem)
+    assert (verdict.path, verdict.got) == (".storage", "filesystem")
+    assert "2 more" in verdict.needs
