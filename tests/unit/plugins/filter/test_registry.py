@@ -174,6 +174,7 @@ def test_constraints_leave_no_kind_of_name_free() -> None:
         "permitted": ["DNS:a.b", "DNS:c"],
         "excluded": ["IP:0.0.0.0/0", "IP:::/0"],
     }
+    assert registry.name_constraints(["a", "10.0.0.5"])["excluded"] == ["IP:::/0"]
     assert registry.name_constraints(["a", "10.0.0.5", "FD00::5"]) == {
         "permitted": ["DNS:a", "IP:10.0.0.5/32", "IP:fd00::5/128"],
         "excluded": [],
