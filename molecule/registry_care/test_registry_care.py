@@ -32,6 +32,7 @@ SERVICE, TIMER = "slipway-registry-renew.service", "slipway-registry-renew.timer
 # The image of that tag in the lab is Debian's build: 2.8.2 on Debian 12, 2.8.3 on Debian 13.
 V2, V3 = "2.8.2", "3.1.2"
 DAY = 86400
+FLOOD = re.compile(r"traces export|4318|SpanContext|opentelemetry")
 # A client that takes its time: it reads on when it is told to, and leaves the digest of what it got.
 SLOW_PULL = f"""
 import hashlib, os, pathlib, ssl, sys, time, urllib.request
@@ -374,6 +375,20 @@ def test_v3_serves_what_v2_has_stored(host: Any, kept: dict[str, str]) -> None:
     assert content(host, kept) == []
 
 
+def test_control_v3_floods_a_log(host: Any) -> None:
+    """What the next test looks for, of a registry that is left to its own settings."""
+    image = host.check_output(f"docker inspect -f '{{{{.Config.Image}}}}' {REGISTRY}")
+    options = "-e OTEL_TRACES_EXPORTER=otlp -p 127.0.0.1:5066:5000 --tmpfs /var/lib/registry --entrypoint registry"
+    host.check_output(
+        f"docker run -d --name flood {options} -v {ETC}/distribution/config.yml:/c.yml:ro {image} serve /c.yml"
+    )
+    try:
+        assert eventually(lambda: host.run("curl -sf http://127.0.0.1:5066/v2/").rc == 0)
+        assert eventually(lambda: FLOOD.search(host.run("docker logs flood 2>&1").stdout))
+    finally:
+        host.run("docker rm -f flood")
+
+
 def test_v3_floods_no_log(host: Any, kept: dict[str, str]) -> None:
     """Without our settings v3 sends traces to localhost:4318, and logs each failure."""
     begin = host.check_output("date -u +%Y-%m-%dT%H:%M:%SZ")
@@ -382,7 +397,7 @@ def test_v3_floods_no_log(host: Any, kept: dict[str, str]) -> None:
         time.sleep(2)
     log = host.run(f"docker logs --since {begin} {REGISTRY} 2>&1").stdout
     assert "by-v3/log" in log
-    assert [line for line in log.splitlines() if re.search(r"traces export|4318|SpanContext|opentelemetry", line)] == []
+    assert [line for line in log.splitlines() if FLOOD.search(line)] == []
     assert len(log) < 64_000
 
 
