@@ -46,6 +46,22 @@ def registry_tls(value: t.Any) -> Verdict:
     return None if _is_for(leaf, str(value.get("host"))) else _wrong_host(leaf, str(value.get("host")))
 
 
+def registry_pki(value: t.Any) -> Verdict:
+    """Accept {tls, directory, root, issuer, certificate, key}: files of the own CA that are what their names say.
+
+    None is there before the first run. Being here, they are also part of what decides whether a machine is unchanged.
+    """
+    if value.get("tls") != "own_ca":
+        return None
+    problems = []
+    for part, name in (("root", "ca.crt"), ("issuer", "HOST.issuer.crt"), ("certificate", "HOST.crt")):
+        if value.get(part) and not _rules.load_certificates(value[part]):
+            problems.append(Problem(f"{name} to be a certificate, or not to be there", ".directory", "damaged"))
+    if value.get("key") and "PRIVATE KEY-----" not in str(value["key"]):
+        problems.append(Problem("HOST.key to be a private key, or not to be there", ".directory", "damaged"))
+    return problems
+
+
 def _alternative_names(leaf: x509.Certificate) -> list[str]:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -243,11 +259,14 @@ def _repositories(part: str, names: list[t.Any]) -> list[Problem]:
 
 
 def registry_renewal(value: t.Any) -> Verdict:
-    """Accept {days, before}: a certificate that lives longer than it is renewed before its end, or each run renews."""
-    days, before = int(value.get("days") or 0), int(value.get("before") or 0)
-    if 1 <= before < days:
-        return None
-    return Problem(f"at least 1 and less than registry_certificate_days, {days}", ".before", str(before))
+    """Accept {days, before, issuer}: what lives longer than it is renewed before its end, or each run renews."""
+    days, before, issuer = (int(value.get(part) or 0) for part in ("days", "before", "issuer"))
+    if not 1 <= before < days:
+        return Problem(f"at least 1 and less than registry_certificate_days, {days}", ".before", str(before))
+    if "issuer" in value and issuer <= days + before:
+        needs = f"more than registry_certificate_days and registry_renew_before together, {days + before}"
+        return Problem(needs, ".issuer", str(issuer))
+    return None
 
 
 RULES: dict[str, Rule] = {
@@ -255,6 +274,7 @@ RULES: dict[str, Rule] = {
     "registry_clusters": registry_clusters,
     "registry_collection": registry_collection,
     "registry_names": registry_names,
+    "registry_pki": registry_pki,
     "registry_protected": registry_protected,
     "registry_pull": registry_pull,
     "registry_renewal": registry_renewal,

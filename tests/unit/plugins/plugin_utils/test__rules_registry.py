@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.unit.plugins.plugin_utils.certificates import make
+
 
 def files(*names: str, **changes: str) -> dict[str, str]:
     """Return what registry_tls is given, with a certificate for the names."""
@@ -239,12 +241,39 @@ def test_clusters_that_can_be_asked() -> None:
     assert RULES["registry_clusters"]("x") == []
 
 
+@pytest.mark.parametrize(("issuer", "good"), [(396, True), (395, False), ("0", False)])
+def test_an_issuer_outlives_what_it_signs(issuer: Any, good: bool) -> None:
+    verdict = RULES["registry_renewal"]({"days": 365, "before": 30, "issuer": issuer})
+    assert (verdict is None) is good
+
+
+@pytest.mark.parametrize(
+    ("damage", "needs"),
+    [
+        ({}, []),
+        ({"root": "", "issuer": "", "certificate": "", "key": ""}, []),
+        ({"root": "x"}, ["ca.crt to be a certificate"]),
+        ({"issuer": "x", "certificate": "x"}, ["HOST.issuer.crt to be a certificate", "HOST.crt to be a certificate"]),
+        ({"key": "s3cret"}, ["HOST.key to be a private key"]),
+        ({"tls": "files", "key": "x"}, []),
+    ],
+)
+def test_a_damaged_file_of_the_own_ca_is_refused(damage: dict[str, str], needs: list[str]) -> None:
+    pair = make("ca")
+    good = {"tls": "own_ca", "root": pair.pem, "issuer": pair.pem, "certificate": pair.pem, "key": pair.key_pem}
+    verdict = RULES["registry_pki"](good | damage) or []
+    assert isinstance(verdict, list)
+    assert [problem.needs.partition(",")[0] for problem in verdict] == needs
+    assert "s3cret" not in str(verdict)
+
+
 def test_all_rules_are_offered() -> None:
     assert sorted(_rules_registry.RULES) == [
         "registry_calendar",
         "registry_clusters",
         "registry_collection",
         "registry_names",
+        "registry_pki",
         "registry_protected",
         "registry_pull",
         "registry_renewal",
