@@ -49,6 +49,7 @@ MEANINGS = (
     (r"x509|certificate", "the certificate of {url}, or of a proxy before it, is not trusted on this machine"),
     (r"incorrect username|unauthorized|authentication required|401|denied", "{url} refuses the login of {user}"),
     (r"no such host|server misbehaving", "a name does not resolve"),
+    (r"dial tcp|timeout|deadline exceeded", "{url} does not answer"),
 )
 
 Cache = dict[str, t.Any]

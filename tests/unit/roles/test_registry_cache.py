@@ -121,6 +121,7 @@ def error(detail: str, code: str = "UNKNOWN") -> str:
             "the certificate of https://registry-1.docker.io, or of a proxy before it, is not trusted on this machine",
         ),
         (500, error("dial tcp: lookup proxy.corp.lab: no such host"), "a name does not resolve"),
+        (500, error("dial tcp 10.0.0.1:443: connect: refused"), "https://registry-1.docker.io does not answer"),
         (429, "", "https://registry-1.docker.io limits how much may be pulled"),
         (500, error("EOF"), "https://registry-1.docker.io was asked, and the answer was 500: EOF"),
         (500, "nonsense", "https://registry-1.docker.io was asked, and the answer was 500: nonsense"),
