@@ -92,7 +92,7 @@ def registry_cache_together(value: t.Any) -> Verdict:
     host = str(value.get("host") or "")
     if not host or _rules.is_ip(host) or _rules.host_name(host):
         problems.append(Problem("a host name, because registry_cache_upstreams is set", ".host", _rules.shown(host)))
-    if not re.match(r"(?:[3-9]|[1-9][0-9]+)\.", str(value.get("version"))):
+    if not re.match(r"3\.[1-9]|[4-9]\.|[1-9][0-9]+\.", str(value.get("version"))):
         needs = "3.1 or later: version 2 does not start while its upstream is out of reach"
         problems.append(Problem(needs, ".version", _rules.shown(value.get("version"))))
     if value.get("tls") == "files":

@@ -76,6 +76,7 @@ def test_two_caches_share_nothing(other: dict[str, Any], path: str) -> None:
         ({"host": "10.0.0.1"}, ".host"),
         ({"host": "a b"}, ".host"),
         ({"version": "2.8.2"}, ".version"),
+        ({"version": "3.0.0"}, ".version"),
         ({"version": ""}, ".version"),
         ({"tls": "files", "certificate": "", "private_key": ""}, ".certificate"),
     ],
