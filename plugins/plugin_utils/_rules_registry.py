@@ -259,11 +259,14 @@ def _repositories(part: str, names: list[t.Any]) -> list[Problem]:
 
 
 def registry_renewal(value: t.Any) -> Verdict:
-    """Accept {days, before, issuer}: what lives longer than it is renewed before its end, or each run renews."""
+    """Accept {days, before, issuer, renewal}: what lives longer than it is renewed before its end, or each run renews.
+
+    The issuer only counts where there is one (renewal).
+    """
     days, before, issuer = (int(value.get(part) or 0) for part in ("days", "before", "issuer"))
     if not 1 <= before < days:
         return Problem(f"at least 1 and less than registry_certificate_days, {days}", ".before", str(before))
-    if "issuer" in value and issuer <= days + before:
+    if value.get("renewal") and issuer <= days + before:
         needs = f"more than registry_certificate_days and registry_renew_before together, {days + before}"
         return Problem(needs, ".issuer", str(issuer))
     return None

@@ -241,9 +241,11 @@ def test_clusters_that_can_be_asked() -> None:
     assert RULES["registry_clusters"]("x") == []
 
 
-@pytest.mark.parametrize(("issuer", "good"), [(396, True), (395, False), ("0", False)])
-def test_an_issuer_outlives_what_it_signs(issuer: Any, good: bool) -> None:
-    verdict = RULES["registry_renewal"]({"days": 365, "before": 30, "issuer": issuer})
+@pytest.mark.parametrize(
+    ("issuer", "renewal", "good"), [(396, True, True), (395, True, False), ("0", True, False), (1, False, True)]
+)
+def test_an_issuer_outlives_what_it_signs(issuer: Any, renewal: bool, good: bool) -> None:
+    verdict = RULES["registry_renewal"]({"days": 365, "before": 30, "issuer": issuer, "renewal": renewal})
     assert (verdict is None) is good
 
 
