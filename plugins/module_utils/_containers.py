@@ -395,7 +395,7 @@ class StackState:
         wanted_names = {item.name for item in self.stack.containers}
         strays = [Step("remove", name, "it is no longer listed") for name in existing if name not in wanted_names]
         todo = strays + steps
-        self._pull_for(todo)
+        self._pull()
         for step in todo:
             if step.verb in ("recreate", "remove"):
                 self._note_and(step if step.verb == "remove" else None, functools.partial(self._remove, step.name))
@@ -421,10 +421,9 @@ class StackState:
             why = f": {step.why}" if step.why else ""
             self.outcome.note(f"{step.verb} {step.name}{why}", header=step.name, before=step.before, after=step.after)
 
-    def _pull_for(self, steps: t.Sequence[Step]) -> None:
-        """Have every image before anything is stopped."""
-        making = {step.name for step in steps if step.verb in ("create", "recreate")}
-        sources = {item.image: item for item in self.stack.containers if item.name in making}
+    def _pull(self) -> None:
+        """Have every image before anything is stopped; that of a container which runs, for when it is made anew."""
+        sources = {item.image: item for item in self.stack.containers}
         images = sorted(sources)
         if not images:
             return

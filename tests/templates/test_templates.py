@@ -13,10 +13,20 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.slipway.platform.plugins.module_utils import _registry_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted(ROOT.glob("roles/*/templates/**/*.j2"))
 PKI = {"registry_pki_dir": "/nonexistent"}
+
+
+def caches(*upstreams: dict[str, Any]) -> dict[str, Any]:
+    """Return the variables that role registry_cache computes by a filter."""
+    settings = {"host": "cache.corp.lab", "upstreams": upstreams, "image": "registry", "data_dir": "/srv/cache"}
+    parsed = _registry_cache.Caches.parse({**settings, "ttl": "30d", "memory": "1g", "min_free": "1g"})
+    return {"registry_cache_host": "cache.corp.lab", "__registry_cache_told": _registry_cache.program(parsed)}
+
+
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "registry": {
         "minimal": {**PKI, "registry_host": "registry"},
@@ -42,7 +52,21 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
             "registry_http_secret": "a \"quote\" 'and' % $x \\ # ; {{ braces }} ü: - [x]\n",
             "registry_data_dir": "/srv/regis try%s/ü",
         },
-    }
+    },
+    "registry_cache": {
+        "minimal": caches(),
+        "full": {
+            **caches(
+                {"name": "docker.io", "port": 6011, "user": "u", "password": "p"},
+                {"name": "vault.corp.lab:5000", "port": "6012", "url": "http://vault.corp.lab:5000"},
+            ),
+            "registry_cache_fresh": "1h",
+        },
+        "hostile": {
+            **caches({"name": "a.b-c.d", "port": 1, "user": "'\"\\", "password": "{{ x }}'\"%"}),
+            "registry_cache_data_dir": "/srv/ca che%s/ü",
+        },
+    },
 }
 
 

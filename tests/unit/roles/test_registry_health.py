@@ -220,6 +220,47 @@ def test_another_certificate_than_the_one_on_disk_is_reloaded(config: Any, tmp_p
     assert docker.done == ["kill?signal=HUP proxy"]
 
 
+def test_an_issuer_in_the_file_vouches_for_nothing_else(config: Any, tmp_path: Path) -> None:
+    """What is served has to be the first certificate of the file, not only one by the issuer that follows it."""
+    certificate(tmp_path / "new.pem")
+    chain = (tmp_path / "new.pem").read_text() + (tmp_path / "served.pem").read_text()
+    (tmp_path / "chain.pem").write_text(chain, encoding="utf-8")
+    docker = Dockerd()
+    assert "serves another" in health.one_round(changed(config, certificate=str(tmp_path / "chain.pem")), docker)[0]
+    assert docker.done == ["kill?signal=HUP proxy"]
+
+
+DAY = 86400
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        ({}, ""),
+        ({"ok": False, "error": "openssl x509: no key"}, "cannot be renewed: openssl x509: no key"),
+        ({"looked": time.time() - 5 * DAY}, "nobody looks after the certificate for 5 days"),
+        ({"issuer_not_after": time.time() + 40.5 * DAY}, "the issuer of the certificate ends in 40 days: run site.yml"),
+        (None, "has left no word"),
+        ({"looked": None}, "has left no word"),
+    ],
+)
+def test_what_the_renewal_left_is_told(left: dict[str, Any] | None, words: str, config: Any, tmp_path: Path) -> None:
+    path = tmp_path / "renewal.json"
+    if left is not None:
+        good = {
+            "ok": True,
+            "error": "",
+            "looked": time.time(),
+            "renewed": 1.0,
+            "issuer_not_after": time.time() + 999 * DAY,
+        }
+        path.write_text(json.dumps(good | left), encoding="utf-8")
+    watched = changed(config, renewal=str(path))
+    lines = health.one_round(watched, Dockerd())
+    assert [line for line in lines if words in line and line.startswith("<4>")] if words else lines == []
+    assert run_main(watched, tmp_path, "--ready") == 0, "what runs is what was asked for"
+
+
 @pytest.mark.parametrize(("days", "words"), [(10, "expires in 10 days"), (-1, "has expired")])
 def test_an_old_certificate_is_told(days: int, words: str, config: Any, tmp_path: Path) -> None:
     certificate(tmp_path / "old.pem", days=days)

@@ -182,7 +182,7 @@ def test_second_run_changes_nothing(docker: FakeDocker, tmp_path: Path) -> None:
     before = (tmp_path / "stack/s.json").stat().st_mtime_ns
     outcome = run(docker, tmp_path)
     assert outcome.actions == []
-    assert {call[1] for call in docker.calls} == {"ps", "container", "network"}
+    assert {call[1] for call in docker.calls} == {"ps", "container", "network", "image"}
     assert (tmp_path / "stack/s.json").stat().st_mtime_ns == before
 
 
@@ -262,6 +262,14 @@ def test_the_image_is_there_before_anything_stops(docker: FakeDocker, tmp_path: 
     assert "pw" not in str(caught.value)
     assert docker.did("stop") == []
     assert len(docker.did("pull")) == 1
+
+
+def test_an_image_that_was_removed_comes_back_while_its_container_runs(docker: FakeDocker, tmp_path: Path) -> None:
+    run(docker, tmp_path)
+    docker.images.clear()
+    assert run(docker, tmp_path).actions == [f"pull {IMAGE}"]
+    assert docker.did("stop") == []
+    assert run(docker, tmp_path).actions == []
 
 
 def test_an_image_of_our_own_is_built_before_anything_stops(

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.unit.plugins.plugin_utils.certificates import make
+
 
 def files(*names: str, **changes: str) -> dict[str, str]:
     """Return what registry_tls is given, with a certificate for the names."""
@@ -211,11 +213,69 @@ def test_a_certificate_outlives_its_renewal(days: Any, before: Any, good: bool) 
     assert (verdict is None) is good
 
 
+CLUSTER = {"server": "https://kube.corp.lab:6443", "token": "a.b.c"}
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"server": "http://kube.corp.lab"}, "[0].server"),
+        ({"server": "https://user@kube.corp.lab"}, "[0].server"),
+        ({"server": None}, "[0].server"),
+        ({"token": ""}, "[0].token"),
+        ({"token": "two\nlines"}, "[0].token"),
+        ({"ca_certificate": "no certificate"}, "[0].ca_certificate"),
+        ({"resources": ["/apis/a.io/v1/b", "rollouts"]}, "[0].resources[1]"),
+        ({"resources": ["/apis/a.io/v1/b?limit=1"]}, "[0].resources[0]"),
+    ],
+)
+def test_a_cluster_that_nobody_can_ask_is_refused(change: dict[str, Any], path: str) -> None:
+    verdict: Any = RULES["registry_clusters"]([{**CLUSTER, **change}])
+    assert paths(verdict) == [path]
+    assert "two" not in str(verdict)
+
+
+def test_clusters_that_can_be_asked() -> None:
+    more = {"server": "https://[fd00::1]:443/k8s/clusters/c-1", "token": "t\n", "resources": ["/apis/a.io/v1/rollouts"]}
+    assert RULES["registry_clusters"]([CLUSTER, {**CLUSTER, **more, "ca_certificate": None}]) == []
+    assert RULES["registry_clusters"]("x") == []
+
+
+@pytest.mark.parametrize(
+    ("issuer", "renewal", "good"), [(396, True, True), (395, True, False), ("0", True, False), (1, False, True)]
+)
+def test_an_issuer_outlives_what_it_signs(issuer: Any, renewal: bool, good: bool) -> None:
+    verdict = RULES["registry_renewal"]({"days": 365, "before": 30, "issuer": issuer, "renewal": renewal})
+    assert (verdict is None) is good
+
+
+@pytest.mark.parametrize(
+    ("damage", "needs"),
+    [
+        ({}, []),
+        ({"root": "", "issuer": "", "certificate": "", "key": ""}, []),
+        ({"root": "x"}, ["ca.crt to be a certificate"]),
+        ({"issuer": "x", "certificate": "x"}, ["HOST.issuer.crt to be a certificate", "HOST.crt to be a certificate"]),
+        ({"key": "s3cret"}, ["HOST.key to be a private key"]),
+        ({"tls": "files", "key": "x"}, []),
+    ],
+)
+def test_a_damaged_file_of_the_own_ca_is_refused(damage: dict[str, str], needs: list[str]) -> None:
+    pair = make("ca")
+    good = {"tls": "own_ca", "root": pair.pem, "issuer": pair.pem, "certificate": pair.pem, "key": pair.key_pem}
+    verdict = RULES["registry_pki"](good | damage) or []
+    assert isinstance(verdict, list)
+    assert [problem.needs.partition(",")[0] for problem in verdict] == needs
+    assert "s3cret" not in str(verdict)
+
+
 def test_all_rules_are_offered() -> None:
     assert sorted(_rules_registry.RULES) == [
         "registry_calendar",
+        "registry_clusters",
         "registry_collection",
         "registry_names",
+        "registry_pki",
         "registry_protected",
         "registry_pull",
         "registry_renewal",
