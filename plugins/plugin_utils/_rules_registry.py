@@ -180,7 +180,7 @@ def registry_storage(value: t.Any) -> Verdict:
 
 def _no_collection(value: t.Any) -> list[Problem]:
     needs = "to be empty with registry_storage s3: see docs/registry_scale.md for what takes its place"
-    return [Problem(needs, f".{part}", "set") for part in ("retention", "schedule") if value.get(part)]
+    return [Problem(needs, f".{part}", "set") for part in ("retention", "schedule", "clusters") if value.get(part)]
 
 
 def _matching(pattern: re.Pattern[str], needs: str) -> t.Callable[[str, str], Problem | None]:

@@ -316,6 +316,7 @@ def test_a_bucket_with_all_that_it_takes_is_taken(changes: dict[str, Any]) -> No
         ("secret_key", "top secret"),
         ("retention", [{"keep_last": 1}]),
         ("schedule", "daily"),
+        ("clusters", [{"server": "https://kube.corp.lab"}]),
     ],
 )
 def test_a_bucket_that_cannot_work_is_refused_by_name(part: str, bad: Any) -> None:
