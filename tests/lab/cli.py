@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    known = {machine.name: machine for machine in plan.machines(os.environ.get("PROFILE") or "core")}
+    profile = os.environ.get("PROFILE") or "core"
+    known = {machine.name: machine for machine in plan.machines(profile)}
     always = [lab.GATEWAY.name, lab.INTERNET.name]
     unknown = [name for name in arguments.machine if name not in (*known, *always)]
     if unknown:
@@ -85,6 +86,9 @@ def _up(arguments: argparse.Namespace) -> int:
     wanted = [known[name] for name in arguments.machine or known if name in known]
     # The whole lab is what the environment says; bringing up a part must not change the account of the rest.
     lab.up(wanted, keep_account=bool(arguments.machine))
+    if profile == "kubernetes":
+        kubernetes.publish()
+        kubernetes.write_hosts()
     if arguments.packages:
         lab.check_packages(wanted)
     return 0
@@ -93,6 +97,7 @@ def _up(arguments: argparse.Namespace) -> int:
 def _down(_: argparse.Namespace) -> int:
     for name in lab.down():
         print(name)
+    kubernetes.hosts_file().unlink(missing_ok=True)
     return 0
 
 

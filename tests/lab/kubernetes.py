@@ -5,13 +5,14 @@ All is built from Go modules, once, in about 20 minutes on two cores. A lab with
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from tests.lab import images, internet, paths, seed
+from tests.lab import images, internet, paths, plan, seed
 from tests.lab.progress import step
 from tests.lab.recipes import KUBERNETES_IMAGES, KUBERNETES_ROOT, RECIPES
 
@@ -61,6 +62,24 @@ def publish() -> None:
         shutil.copytree(source, temporary)
         shutil.rmtree(served, ignore_errors=True)
         temporary.rename(served)
+
+
+def hosts_file() -> Path:
+    """What inventory/lab/kubernetes shows while the lab has the machines."""
+    return paths.state() / "kubernetes-hosts.json"
+
+
+def write_hosts() -> None:
+    """Put the machines into the lab's inventory: node1 and node2 are nodes then, too."""
+    own = {machine.name: {"ansible_host": str(machine.address)} for machine in plan.KUBERNETES}
+    groups = {
+        "machines": {"hosts": list(own)},
+        "nodes": {"hosts": ["node3"]},
+        "kubernetes_control_planes": {"hosts": ["control"]},
+        "kubernetes_nodes": {"hosts": ["node1", "node2", "node3"]},
+        "kubernetes": {"children": ["kubernetes_control_planes", "kubernetes_nodes"]},
+    }
+    paths.write(hosts_file(), json.dumps({**groups, "_meta": {"hostvars": own}}, indent=1) + "\n")
 
 
 def _text(path: Path) -> str:
