@@ -225,10 +225,10 @@ def test_labels_and_taints_come_and_go(cluster: Cluster) -> None:
 
 def test_input_that_cannot_work_is_refused_in_a_sentence(node: Any) -> None:
     before = pids(node)
-    failed = play("kubernetes.yml", "-l", NODE, kubernetes_node_labels={"a b": "1"}, kubernetes_node_version="1.*")
+    failed = play("kubernetes.yml", "-l", NODE, kubernetes_node_labels={"team": "x y"}, kubernetes_node_version="1.*")
     assert failed.rc != 0
     said = failed.output.replace("''", "'")
-    assert "kubernetes_node_labels is the label 'a b': it needs a label such as" in said
+    assert "kubernetes_node_labels.team is 'x y': it needs a text of at most 63" in said
     assert "kubernetes_node_version is '1.*': it needs a version or pattern of one minor release" in said
     assert pids(node) == before
 
