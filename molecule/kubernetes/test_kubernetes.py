@@ -180,7 +180,8 @@ def test_no_token_is_left(cluster: Cluster) -> None:
 
 def test_nothing_of_the_cluster_has_a_proxy(control: Any, node: Any) -> None:
     """Every login has one, with a password, in its environment (pains 11 and 12)."""
-    assert POISON.password in control.check_output("cat /etc/environment")
+    login = "python3 -c 'import os; print(os.environ[\"https_proxy\"])'"
+    assert POISON.password in control.check_output(login), "the poison works"
     for manifest in control.check_output("cat /etc/kubernetes/manifests/*.yaml").split("---"):
         assert "_proxy" not in manifest.lower()
     names = "kubelet|kube-apiserver|kube-controller-manager|kube-scheduler|etcd|kube-proxy|flanneld|coredns"
