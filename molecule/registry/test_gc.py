@@ -16,6 +16,7 @@ import pytest
 
 from tests.testinfra import oci
 from tests.testinfra.play import Play, run_play
+from tests.testinfra.secrets import Secret, leaks_in
 
 HERE = Path(__file__).resolve().parent
 HOST, PORT = "registry-stack.corp.lab", 6001
@@ -40,6 +41,26 @@ RULES = {
 NAIVE = """version: 0.1
 storage: {cache: {blobdescriptor: inmemory}, delete: {enabled: true}, filesystem: {rootdirectory: /var/lib/registry}}
 http: {addr: ":5000"}
+"""
+# An API server as far as it matters here, with the registry's own certificate: one deployment, scaled to zero.
+# tests/unit/roles/test_registry_gc_kubernetes.py asks a real one.
+CLUSTER = f"""import http.server, json, ssl
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        known = self.headers["Authorization"] == "Bearer a-cluster-token"
+        template = {{"spec": {{"containers": [{{"name": "c", "image": "{NAME}/gc/used:pr-1"}}]}}}}
+        items = [{{"spec": {{"replicas": 0, "template": template}}}}] if "/deployments?" in self.path else []
+        body = json.dumps({{"kind": "SomeList", "metadata": {{}}, "items": items, "message": "who are you"}}).encode()
+        self.send_response(200 if known else 401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+server = http.server.ThreadingHTTPServer(("", 7443), Handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+tls = "/etc/slipway/registry/nginx/tls/"
+context.load_cert_chain(tls + "certificate.pem", tls + "private_key.pem")
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
 """
 
 
@@ -286,6 +307,36 @@ def test_killed_before_it_was_proved(host: Any) -> None:
     assert status(host, f"/v2/gc/busy/blobs/{oci.digest('busy 0')}", "GET") == 200
     collect(host)
     assert tags(host, "gc/busy") == ["v2", "v3"]
+
+
+def test_what_a_cluster_uses_is_never_deleted(host: Any) -> None:
+    """And where the cluster does not answer, nothing is."""
+    for number in (1, 2):
+        push(host, "gc/used", f"pr-{number}", f"used {number}", days=40)
+    ca = (Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "pki/ca.crt").read_text(encoding="utf-8")
+    cluster = {"server": f"https://{HOST}:7443", "token": "a-cluster-token", "ca_certificate": ca}
+    play = converge(**RULES, registry_gc_clusters=[cluster])
+    assert leaks_in(play.output, [Secret("a-cluster-token")]) == []
+    assert host.file("/etc/slipway/registry/gc-clusters.json").mode == 0o600
+    done = collect(host)
+    assert not done["ok"]
+    assert f"nothing is deleted, because the cluster https://{HOST}:7443 cannot be asked: " in done["error"]
+    assert tags(host, "gc/used") == ["pr-1", "pr-2"]
+    host.check_output(f"printf %s {shlex.quote(CLUSTER)} > /root/cluster.py")
+    host.check_output("systemd-run --quiet --unit cluster python3 /root/cluster.py")
+    try:
+        assert wait(lambda: host.run("curl -sk https://127.0.0.1:7443/").rc == 0)
+        listed = host.check_output(f"{PROGRAM} --dry-run")
+        assert "gc/used:pr-2  pushed" in listed
+        assert "gc/used:pr-1  pushed" not in listed
+        assert collect(host)["in_use"] == 1
+        assert tags(host, "gc/used") == ["pr-1"]
+    finally:
+        host.check_output("systemctl stop cluster")
+    converge(**RULES)
+    assert not host.file("/etc/slipway/registry/gc-clusters.json").exists
+    assert collect(host)["ok"]
+    assert status(host, "/v2/gc/used/manifests/pr-1") == 404
 
 
 def test_the_timer_follows_the_schedule(host: Any) -> None:

@@ -28,20 +28,6 @@ SECRETS = [Secret(password, user) for user, password in (CI, BOB)]
 IMAGE = f"{NAME}/team/app:1"
 CA = "/root/ca.crt"
 CURL = f"curl -sS --cacert {CA} --max-time 60"
-# A client that takes its time: it reads on when it is told to, and leaves the digest of what it got.
-SLOW_PULL = f"""
-import hashlib, os, pathlib, ssl, sys, time, urllib.request
-answer = urllib.request.urlopen(sys.argv[1], context=ssl.create_default_context(cafile='{CA}'))
-digest = hashlib.sha256(answer.read(65536))
-pathlib.Path('/root/pull-begun').touch()
-while not os.path.exists('/root/pull-on'):
-    time.sleep(0.2)
-for chunk in iter(lambda: answer.read(65536), b''):
-    digest.update(chunk)
-pathlib.Path('/root/pull-part').write_text(digest.hexdigest())
-os.rename('/root/pull-part', '/root/pull-digest')
-"""
-LONG = bool(os.environ.get("SLIPWAY_LONG"))
 # The health unit looks every 15 seconds, and restarts what does not answer at the second look.
 REPAIRED_WITHIN = 60
 
@@ -102,11 +88,6 @@ def pull(host: Any, image: str = IMAGE) -> Any:
 
 def make_image(host: Any, image: str = IMAGE, size: str = "3M") -> None:
     host.check_output(f"head -c {size} /dev/urandom > /root/blob && tar -C /root -c blob | docker import - {image}")
-
-
-def served_serial(host: Any) -> str:
-    connect = f"openssl s_client -connect {NAME} -servername {NAME.split(':')[0]} -CAfile {CA}"
-    return str(host.check_output(f"{connect} </dev/null 2>/dev/null | openssl x509 -noout -serial"))
 
 
 def healthy_round(host: Any) -> None:
@@ -272,27 +253,6 @@ def test_restart_policy_is_repaired_in_place(host: Any) -> None:
     assert started(host) == before
 
 
-def test_certificate_is_renewed_while_somebody_pulls(host: Any) -> None:
-    """A slow pull that began before the renewal ends after it; the next connection gets the new certificate."""
-    make_image(host, f"{NAME}/team/big:1", "40M")
-    assert login(host, *CI).rc == 0
-    assert push(host, f"{NAME}/team/big:1").rc == 0
-    kind = "-H 'Accept: application/vnd.docker.distribution.manifest.v2+json'"
-    manifest = json.loads(host.check_output(f"{CURL} {kind} {URL}/v2/team/big/manifests/1"))
-    digest = manifest["layers"][0]["digest"]
-    before, serial, blob = started(host), served_serial(host), f"{URL}/v2/team/big/blobs"
-    host.check_output("rm -f /root/pull-*")
-    host.check_output(f"systemd-run --quiet --unit slow-pull python3 -c {shlex.quote(SLOW_PULL)} {blob}/{digest}")
-    assert eventually(lambda: bool(host.file("/root/pull-begun").exists))
-    converge(registry_alternative_names=["images.corp.lab"]).succeeded()
-    assert served_serial(host) != serial
-    assert host.run(f"{CURL} --resolve images.corp.lab:6001:127.0.0.1 https://images.corp.lab:6001/healthz").rc == 0
-    assert started(host) == before
-    host.check_output("touch /root/pull-on")
-    assert eventually(lambda: bool(host.file("/root/pull-digest").exists))
-    assert host.file("/root/pull-digest").content_string == digest.removeprefix("sha256:")
-
-
 def test_users_change_without_a_restart(host: Any) -> None:
     before = started(host)
     play = converge(registry_users=users(("ci", "another-password"), ("new", "news-password"))).succeeded()
@@ -393,23 +353,6 @@ def test_input_that_cannot_work() -> None:
         assert sentence in play.output
 
 
-def test_certificate_from_files(host: Any) -> None:
-    """A certificate from the company's own CA: taken as it is, and checked against its key first."""
-    pki = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "pki"
-    certificate = (pki / "registry-stack.corp.lab.crt").read_text(encoding="utf-8")
-    key, other = ((pki / name).read_text(encoding="utf-8") for name in ("registry-stack.corp.lab.key", "ca.key"))
-    files = {"registry_tls": "files", "registry_certificate": certificate}
-    wrong = converge(**files, registry_private_key=other)
-    assert wrong.rc != 0
-    assert "registry_private_key is the key of another certificate" in wrong.output
-    assert other.splitlines()[1] not in wrong.output
-    before = started(host)
-    right = converge(**files, registry_private_key=key).succeeded()
-    assert right.changed == 0, "the same certificate, given as text"
-    assert key.splitlines()[1] not in right.output
-    assert started(host) == before
-
-
 def test_name_that_is_taken(host: Any) -> None:
     """A container of that name which is not ours is never removed."""
     host.check_output(f"docker rm -f {REGISTRY} && docker create --name {REGISTRY} {IMAGE} true")
@@ -419,19 +362,6 @@ def test_name_that_is_taken(host: Any) -> None:
     host.check_output(f"docker rm {REGISTRY}")
     converge().succeeded()
     assert pull(host).rc == 0
-
-
-@pytest.mark.skipif(not LONG, reason="part of make test-long")
-def test_other_version_reads_the_same_data(host: Any) -> None:
-    converge(registry_version="2.8.2").succeeded()
-    assert " 2.8." in host.run(f"docker exec {REGISTRY} registry --version").stdout
-    assert pull(host).rc == 0
-    assert login(host, *CI).rc == 0
-    make_image(host, f"{NAME}/team/by-v2:1")
-    assert push(host, f"{NAME}/team/by-v2:1").rc == 0
-    assert push(host).rc == 0
-    converge().succeeded()
-    assert pull(host, f"{NAME}/team/by-v2:1").rc == 0
 
 
 def test_removal_keeps_the_images(host: Any) -> None:

@@ -36,10 +36,10 @@ RULES = all_rules()
 
 
 def collection_digest() -> str:
-    """Return a digest of what turns input into a machine's state: the roles and the plugins."""
+    """Return a digest of what turns input into a machine's state: the roles, the plugins and our own images."""
     found = hashlib.sha256()
     top = Path(ROLES).parent
-    for path in sorted([*top.joinpath("roles").rglob("*"), *top.joinpath("plugins").rglob("*")]):
+    for path in sorted(path for part in ("roles", "plugins", "images") for path in top.joinpath(part).rglob("*")):
         if path.is_file() and path.suffix != ".pyc":
             name = str(path.relative_to(top)).encode()
             found.update(name + b"\0" + hashlib.sha256(path.read_bytes()).digest())

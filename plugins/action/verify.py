@@ -21,6 +21,7 @@ SITE = {
     "proxy": "site_proxy",
     "dns": "site_dns",
     "registry": "site_registry",
+    "registry_caches": "site_registry_caches",
     "ca_certificates": "site_ca_certificates",
     "verify": "site_verify",
     "credentials": "docker_proxy_credentials",

@@ -114,6 +114,21 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
+def name_constraints(names: t.Iterable[str]) -> dict[str, list[str]]:
+    """Host names and addresses to the constraints of an issuer that may sign for these only: permitted, excluded.
+
+    Where no address of a family is permitted, that family is excluded: a kind of name that no constraint speaks of
+    is free (RFC 5280, 4.2.1.10).
+    """
+    permitted, free = [], {4: "IP:0.0.0.0/0", 6: "IP:::/0"}
+    for name in names:
+        address = _address(name)
+        permitted.append(f"IP:{address}/{address.max_prefixlen}" if address else f"DNS:{name}")
+        if address:
+            free.pop(address.version, None)
+    return {"permitted": permitted, "excluded": list(free.values())}
+
+
 def _certificate(path: str) -> x509.Certificate | None:
     """Return the first certificate of a file; None when there is no such file or no certificate in it."""
     try:
@@ -143,14 +158,52 @@ def _signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     return True
 
 
+def _signs_issuers(authority: x509.Certificate) -> bool:
+    """Tell whether an authority may have another one below it: those of earlier releases may not."""
+    try:
+        limits = authority.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return False
+    return limits.path_length is None or limits.path_length > 0
+
+
+def _permitted(certificate: x509.Certificate) -> set[str]:
+    """Return what an issuer may sign for, spelled as name_constraints() does."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
+    except x509.ExtensionNotFound:
+        return set()
+    return {f"{'IP' if isinstance(name, x509.IPAddress) else 'DNS'}:{name.value}" for name in found}
+
+
+def _issuer_due(wanted: t.Mapping[str, t.Any], authority: x509.Certificate) -> bool:
+    stem = os.path.join(str(wanted["directory"]), str(wanted["host"]))
+    issuer = _certificate(f"{stem}.issuer.crt")
+    # It has to outlast the certificate that it signs last before the controller comes by again.
+    days = float(wanted["renew_before"]) + float(wanted.get("certificate_days", 0))
+    return not (
+        issuer is not None
+        and os.path.exists(f"{stem}.issuer.key")
+        and os.path.exists(f"{stem}.key")
+        and not _ends_within(issuer, days)
+        and _permitted(issuer) == set(name_constraints(wanted["names"])["permitted"])
+        and _signed(issuer, authority)
+    )
+
+
 def certificates_due(wanted: t.Mapping[str, t.Any]) -> list[str]:
-    """What of {directory, host, names, renew_before (days)} has to be made or renewed: ca, server, both or nothing."""
+    """What of {directory, host, names, renew_before (days)} has to be made or renewed: ca, server, issuer or nothing.
+
+    With renewal: true and an authority that may sign issuers it is an issuer instead of the server's certificate.
+    """
     directory, host = str(wanted["directory"]), str(wanted["host"])
     days = float(wanted["renew_before"])
     authority = _certificate(os.path.join(directory, "ca.crt"))
     key_is_there = os.path.exists(os.path.join(directory, "ca.key"))
     if authority is None or not key_is_there or _ends_within(authority, days):
-        return ["ca", "server"]
+        return ["ca", "issuer" if wanted.get("renewal") else "server"]
+    if wanted.get("renewal") and _signs_issuers(authority):
+        return ["issuer"] if _issuer_due(wanted, authority) else []
     server = _certificate(os.path.join(directory, f"{host}.crt"))
     good = (
         server is not None
@@ -162,6 +215,12 @@ def certificates_due(wanted: t.Mapping[str, t.Any]) -> list[str]:
     return [] if good else ["server"]
 
 
+def renews_itself(wanted: t.Mapping[str, t.Any]) -> bool:
+    """Whether the registry's machine signs its own certificates: wanted, and the authority may sign issuers."""
+    authority = _certificate(os.path.join(str(wanted["directory"]), "ca.crt"))
+    return bool(wanted.get("renewal")) and authority is not None and _signs_issuers(authority)
+
+
 class FilterModule:
     """What ansible-core looks for in a filter file."""
 
@@ -170,7 +229,9 @@ class FilterModule:
         return {
             "certificates_due": certificates_due,
             "htpasswd": htpasswd,
+            "name_constraints": name_constraints,
             "registry_retention": registry_retention,
             "registry_rights": registry_rights,
+            "renews_itself": renews_itself,
             "subject_alternative_names": subject_alternative_names,
         }

@@ -395,7 +395,7 @@ class StackState:
         wanted_names = {item.name for item in self.stack.containers}
         strays = [Step("remove", name, "it is no longer listed") for name in existing if name not in wanted_names]
         todo = strays + steps
-        self._pull_for(todo)
+        self._pull()
         for step in todo:
             if step.verb in ("recreate", "remove"):
                 self._note_and(step if step.verb == "remove" else None, functools.partial(self._remove, step.name))
@@ -403,6 +403,8 @@ class StackState:
         for step in todo:
             if step.verb != "remove":
                 self._note_and(step, functools.partial(self._do, step))
+        if any(step.verb in ("recreate", "remove") for step in todo):
+            self._remove_networks({net.name for net in self.stack.networks})
         if not self.check:
             self._settle(existing, changed=bool(todo))
         return self.outcome
@@ -419,10 +421,9 @@ class StackState:
             why = f": {step.why}" if step.why else ""
             self.outcome.note(f"{step.verb} {step.name}{why}", header=step.name, before=step.before, after=step.after)
 
-    def _pull_for(self, steps: t.Sequence[Step]) -> None:
-        """Have every image before anything is stopped."""
-        making = {step.name for step in steps if step.verb in ("create", "recreate")}
-        sources = {item.image: item for item in self.stack.containers if item.name in making}
+    def _pull(self) -> None:
+        """Have every image before anything is stopped; that of a container which runs, for when it is made anew."""
+        sources = {item.image: item for item in self.stack.containers}
         images = sorted(sources)
         if not images:
             return
@@ -578,15 +579,20 @@ class StackState:
             return self.outcome
         for name in names:
             self._note_and(Step("remove", name, before="present\n"), functools.partial(self._remove, name))
-        label = f"label={LABEL_STACK}={self.stack.name}"
-        for name in self.docker.call("network", "ls", "--filter", label, "--format", "{{.Name}}").split():
-            step = Step("remove", f"network {name}", before="present\n")
-            self._note_and(step, functools.partial(self.docker.call, "network", "rm", name))
+        self._remove_networks(set())
         self._remove_images()
         if not self.check:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
         return self.outcome
+
+    def _remove_networks(self, kept: t.Collection[str]) -> None:
+        """Remove those of the stack that nobody wants any more; only a container made anew can have left one."""
+        label = f"label={LABEL_STACK}={self.stack.name}"
+        for name in self.docker.call("network", "ls", "--filter", label, "--format", "{{.Name}}").split():
+            if name not in kept:
+                step = Step("remove", f"network {name}", before="present\n")
+                self._note_and(step, functools.partial(self.docker.call, "network", "rm", name))
 
     def _remove_images(self) -> None:
         """Without force: docker keeps an image that another container uses."""

@@ -2,8 +2,8 @@
 """Is a machine still as the last run left it? One look at everything our ledgers know, instead of every role again.
 
 A run that ends well records a digest of its input and a snapshot of the machine: packages, files, units, group
-members. The next run with the same input ends early where the snapshot is still true. Any difference, also a harmless
-one, only means that the roles look again: what they repair is decided by them, never here.
+members, containers. The next run with the same input ends early where the snapshot is still true. Any difference, also
+a harmless one, only means that the roles look again: what they repair is decided by them, never here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,21 @@ import pwd
 import stat
 import typing as t
 
-from ansible_collections.slipway.platform.plugins.module_utils import _engines, _files, _gpus, _packages, _units
+from ansible_collections.slipway.platform.plugins.module_utils import (
+    _containers,
+    _engines,
+    _files,
+    _gpus,
+    _packages,
+    _units,
+)
 from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
 RECORD = "converged.json"
+# Of what is mounted read-only into our containers, only what lies below is configuration; /run holds switches.
+MOUNTED = "/etc/"
 Snapshot = dict[str, str]
+Asker = t.Callable[[str], t.Any]
 
 
 def _ledgers(state_dir: str) -> t.Iterator[dict[str, list[str]]]:
@@ -84,8 +94,52 @@ def _own_units(paths: t.Iterable[str]) -> set[str]:
     return {name for name in names if not (name.endswith(".service") and name.removesuffix(".service") in starters)}
 
 
+def _stacks(state_dir: str) -> t.Iterator[tuple[str, dict[str, t.Any]]]:
+    """Yield name and record of each container that container_stack keeps."""
+    for path in sorted(glob.glob(os.path.join(state_dir, "stack", "*.json"))):
+        with open(path, encoding="utf-8") as handle, contextlib.suppress(ValueError):
+            yield from json.load(handle).get("containers", {}).items()
+
+
+def _mounted_files(binds: t.Iterable[str]) -> t.Iterator[str]:
+    """Yield the files of /etc that a container reads, whoever wrote them; it may bring forth others of its own."""
+    for bind in binds:
+        source, _, options = bind.partition(":")
+        if source.startswith(MOUNTED) and options.endswith(":ro"):
+            for directory, _, names in os.walk(source):
+                yield from (os.path.join(directory, name) for name in names)
+
+
+def _container_states(state_dir: str, ask: Asker) -> Snapshot:
+    """Return how our containers are, and whether their images are there, by the socket of dockerd.
+
+    A machine without such containers costs nothing. When they were started says nothing: a reboot changes it.
+    """
+    snapshot: Snapshot = {}
+    for name, record in _stacks(state_dir):
+        try:
+            found = ask(f"/containers/{name}/json")
+            seen = json.dumps(_containers.view(found), sort_keys=True)
+            state = f"{found['State']['Status']} {found['Id']} {hashlib.sha256(seen.encode()).hexdigest()}"
+        except (OSError, KeyError, TypeError) as exc:
+            state = f"not to be seen: {exc}"
+        snapshot[f"container {name}"] = state
+        image = str(record.get("spec", {}).get("image", ""))
+        try:
+            snapshot[f"image {image}"] = str(ask(f"/images/{image}/json")["Id"])
+        except (OSError, KeyError, TypeError):
+            snapshot[f"image {image}"] = ""
+        for path in _mounted_files(record.get("view", {}).get("HostConfig.Binds") or []):
+            snapshot[path] = describe(path)
+    return snapshot
+
+
 def take(
-    *, state_dir: str = _files.STATE_DIR, status_path: str = _packages.DPKG_STATUS, runner: Runner = run
+    *,
+    state_dir: str = _files.STATE_DIR,
+    status_path: str = _packages.DPKG_STATUS,
+    runner: Runner = run,
+    ask: Asker = _engines.ask_docker,
 ) -> Snapshot:
     """Return the snapshot of this machine: what is looked at, and how it is."""
     ledgers = list(_ledgers(state_dir))
@@ -99,6 +153,7 @@ def take(
     snapshot.update(_unit_states(sorted(units), runner))
     if os.path.exists(os.path.join(state_dir, "ledger", "nvidia_container_toolkit.json")):
         snapshot["gpus"] = _gpus.signature()
+    snapshot.update(_container_states(state_dir, ask))
     with contextlib.suppress(KeyError):
         snapshot["group docker"] = " ".join(sorted(grp.getgrnam("docker").gr_mem))
     return snapshot
@@ -120,7 +175,12 @@ def recorded(*, state_dir: str = _files.STATE_DIR) -> dict[str, t.Any]:
 
 
 def check(
-    key: str, digest: str, *, state_dir: str = _files.STATE_DIR, runner: Runner = run, **places: str
+    key: str,
+    digest: str,
+    *,
+    state_dir: str = _files.STATE_DIR,
+    runner: Runner = run,
+    ask: Asker = _engines.ask_docker,
 ) -> list[str]:
     """Return why the machine is not as the last good run with this input left it; empty when it is."""
     record = recorded(state_dir=state_dir).get(key)
@@ -128,13 +188,20 @@ def check(
         return ["no run has ended well here yet"]
     if record.get("digest") != digest:
         return ["the input or the collection has changed"]
-    return difference(record.get("snapshot", {}), take(state_dir=state_dir, runner=runner))
+    return difference(record.get("snapshot", {}), take(state_dir=state_dir, runner=runner, ask=ask))
 
 
-def record(key: str, digest: str, *, state_dir: str = _files.STATE_DIR, runner: Runner = run) -> None:
+def record(
+    key: str,
+    digest: str,
+    *,
+    state_dir: str = _files.STATE_DIR,
+    runner: Runner = run,
+    ask: Asker = _engines.ask_docker,
+) -> None:
     """Remember that a run with this input has ended well, and how the machine is now."""
     data = recorded(state_dir=state_dir)
-    data[key] = {"digest": digest, "snapshot": take(state_dir=state_dir, runner=runner)}
+    data[key] = {"digest": digest, "snapshot": take(state_dir=state_dir, runner=runner, ask=ask)}
     _files.make_private_dirs(state_dir)
     path = os.path.join(state_dir, RECORD)
     _files.write_atomic(path=path, content=json.dumps(data, indent=1).encode(), mode=0o600)

@@ -9,7 +9,8 @@ DOCUMENTATION = r"""
 module: converged
 short_description: Tells whether a machine is still as the last good run with the same input left it
 description:
-  - With O(record=false), compares packages, files, units and group members with what the last good run recorded.
+  - With O(record=false), compares packages, files, units, group members and the containers of
+    M(slipway.platform.container_stack) with what the last good run recorded.
     A play can end early for a machine where nothing differs; every other machine gets the roles as always.
   - With O(record=true), records them. A play does so after its last role and its handlers.
   - The record is C(/var/lib/slipway/converged.json), readable by root only. It is about this collection's own work;

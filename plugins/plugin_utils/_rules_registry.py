@@ -46,6 +46,22 @@ def registry_tls(value: t.Any) -> Verdict:
     return None if _is_for(leaf, str(value.get("host"))) else _wrong_host(leaf, str(value.get("host")))
 
 
+def registry_pki(value: t.Any) -> Verdict:
+    """Accept {tls, directory, root, issuer, certificate, key}: files of the own CA that are what their names say.
+
+    None is there before the first run. Being here, they are also part of what decides whether a machine is unchanged.
+    """
+    if value.get("tls") != "own_ca":
+        return None
+    problems = []
+    for part, name in (("root", "ca.crt"), ("issuer", "HOST.issuer.crt"), ("certificate", "HOST.crt")):
+        if value.get(part) and not _rules.load_certificates(value[part]):
+            problems.append(Problem(f"{name} to be a certificate, or not to be there", ".directory", "damaged"))
+    if value.get("key") and "PRIVATE KEY-----" not in str(value["key"]):
+        problems.append(Problem("HOST.key to be a private key, or not to be there", ".directory", "damaged"))
+    return problems
+
+
 def _alternative_names(leaf: x509.Certificate) -> list[str]:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -109,11 +125,89 @@ def registry_protected(value: t.Any) -> Verdict:
     ]
 
 
+def registry_clusters(value: t.Any) -> Verdict:
+    """Accept clusters with an https server, an authority that is one, a token of one line, and paths of lists."""
+    problems: list[Problem] = []
+    for index, item in enumerate(value if isinstance(value, list) else []):
+        if isinstance(item, dict):
+            problems += [dataclasses.replace(found, path=f"[{index}]{found.path}") for found in _cluster(item)]
+    return problems
+
+
+def _cluster(item: dict[str, t.Any]) -> list[Problem]:
+    problems = []
+    if not re.fullmatch(
+        r"https://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?(?:/[\w./~-]*)?", str(item.get("server"))
+    ):
+        needs = "the API server's address, such as https://kube.example.com:6443"
+        problems.append(Problem(needs, ".server", _rules.shown(item.get("server"))))
+    authority = _rules.ca_certificate(item.get("ca_certificate"))
+    if isinstance(authority, Problem):
+        problems.append(dataclasses.replace(authority, path=".ca_certificate"))
+    if not re.fullmatch(r"[!-~]+", str(item.get("token") or "").strip()):
+        problems.append(Problem("the token of a service account, one line", ".token", "a value that may be secret"))
+    for number, path in enumerate(item.get("resources") or []):
+        if not re.fullmatch(r"/apis?/[A-Za-z0-9./-]+", str(path)):
+            needs = "the path of a list, such as /apis/argoproj.io/v1alpha1/rollouts"
+            problems.append(Problem(needs, f".resources[{number}]", _rules.shown(path)))
+    return problems
+
+
 def registry_calendar(value: t.Any) -> Verdict:
     """Accept a calendar event of systemd, as far as that can be told here; the machine's systemd says the rest."""
     if value is None or (isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9*:,./~_+ -]*", value)):
         return None
     return "a time as systemd takes it, such as Sun 04:00 or daily, or nothing"
+
+
+# What S3 calls buckets, and the paths in them that need no care.
+BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
+PREFIX = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?\Z")
+ENDPOINT = re.compile(r"(?:https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?)?\Z")
+REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*\Z")
+
+
+def registry_storage(value: t.Any) -> Verdict:
+    """Accept {storage, endpoint, …, beside}: a bucket with all that it takes; only that can several machines share."""
+    if value.get("storage") != "s3":
+        if not value.get("beside"):
+            return None
+        needs = f"to be s3 where several machines are one registry, as this one and {len(value['beside'])} more here"
+        return Problem(needs, ".storage", "filesystem")
+    problems = [problem for part, rule in _BUCKET.items() if (problem := rule(str(value.get(part) or ""), part))]
+    return problems + _no_collection(value)
+
+
+def _no_collection(value: t.Any) -> list[Problem]:
+    needs = "to be empty with registry_storage s3: see docs/registry_scale.md for what takes its place"
+    return [Problem(needs, f".{part}", "set") for part in ("retention", "schedule", "clusters") if value.get(part)]
+
+
+def _matching(pattern: re.Pattern[str], needs: str) -> t.Callable[[str, str], Problem | None]:
+    def judge(text: str, part: str) -> Problem | None:
+        return None if pattern.match(text) else Problem(needs, f".{part}", _rules.shown(text))
+
+    return judge
+
+
+def _key(text: str, part: str) -> Problem | None:
+    if re.fullmatch(r"[\x21-\x7e]+", text):
+        return None
+    return Problem(
+        "what the object storage gave for this registry", f".{part}", "a text with blanks" if text else "empty"
+    )
+
+
+_BUCKET: dict[str, t.Callable[[str, str], Problem | None]] = {
+    "endpoint": _matching(
+        ENDPOINT, "an http or https address without path and credentials, such as https://s3.corp.lab:9000"
+    ),
+    "region": _matching(REGION, "a region such as us-east-1"),
+    "bucket": _matching(BUCKET, "a bucket's name: 3 to 63 of a-z, 0-9, dot and dash"),
+    "prefix": _matching(PREFIX, "a path such as registry/main, without a slash at its ends"),
+    "access_key": _key,
+    "secret_key": _key,
+}
 
 
 def registry_collection(value: t.Any) -> Verdict:
@@ -165,21 +259,30 @@ def _repositories(part: str, names: list[t.Any]) -> list[Problem]:
 
 
 def registry_renewal(value: t.Any) -> Verdict:
-    """Accept {days, before}: a certificate that lives longer than it is renewed before its end, or each run renews."""
-    days, before = int(value.get("days") or 0), int(value.get("before") or 0)
-    if 1 <= before < days:
-        return None
-    return Problem(f"at least 1 and less than registry_certificate_days, {days}", ".before", str(before))
+    """Accept {days, before, issuer, renewal}: what lives longer than it is renewed before its end, or each run renews.
+
+    The issuer only counts where there is one (renewal).
+    """
+    days, before, issuer = (int(value.get(part) or 0) for part in ("days", "before", "issuer"))
+    if not 1 <= before < days:
+        return Problem(f"at least 1 and less than registry_certificate_days, {days}", ".before", str(before))
+    if value.get("renewal") and issuer <= days + before:
+        needs = f"more than registry_certificate_days and registry_renew_before together, {days + before}"
+        return Problem(needs, ".issuer", str(issuer))
+    return None
 
 
 RULES: dict[str, Rule] = {
     "registry_calendar": registry_calendar,
+    "registry_clusters": registry_clusters,
     "registry_collection": registry_collection,
     "registry_names": registry_names,
+    "registry_pki": registry_pki,
     "registry_protected": registry_protected,
     "registry_pull": registry_pull,
     "registry_renewal": registry_renewal,
     "registry_retention": registry_retention,
     "registry_rights": registry_rights,
+    "registry_storage": registry_storage,
     "registry_tls": registry_tls,
 }

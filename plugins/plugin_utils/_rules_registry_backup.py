@@ -55,6 +55,9 @@ def registry_backup_host(value: t.Any) -> Verdict:
         return (
             Problem("to be empty while registry_backup_host is", ".address", _rules.shown(address)) if address else None
         )
+    if value.get("storage") == "s3":
+        needs = "to be empty with registry_storage s3: have the bucket keep versions, or copy it by its own means"
+        return Problem(needs, ".host", _rules.shown(host))
     if host == value.get("here"):
         return Problem("another machine than the registry's own", ".host", _rules.shown(host))
     if host not in (value.get("machines") or []):

@@ -47,6 +47,23 @@ def registry_trust_optional_ca(value: t.Any) -> Verdict:
     return ca_certificate(value) if value else None
 
 
+def registry_trust_caches(value: t.Any) -> Verdict:
+    """Accept caches as {upstream, host, port}, each upstream once; the spec has looked at their types."""
+    caches = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    upstreams = [item.get("upstream") for item in caches]
+    problems = []
+    for index, item in enumerate(caches):
+        if not _is_registry(item.get("upstream")):
+            needs = "a registry's name such as docker.io or quay.io, without scheme and path"
+            problems.append(Problem(needs, f"[{index}].upstream", shown(item.get("upstream"))))
+        elif item["upstream"] in upstreams[:index]:
+            problems.append(Problem("each upstream once", f"[{index}].upstream", f"{shown(item['upstream'])} again"))
+        for part, rule in (("host", host_name), ("port", port)):
+            needs = str(rule(item.get(part)) or "")
+            problems += [Problem(needs, f"[{index}].{part}", shown(item.get(part)))] if needs else []
+    return problems
+
+
 def registry_trust_runtimes(value: t.Any) -> Verdict:
     """Accept what the settings ask of the runtimes together, where they can do it."""
     mirrors, runtimes = list(value.get("mirrors") or []), list(value.get("runtimes") or [])
@@ -84,6 +101,7 @@ def _login(user: str, password: str) -> list[Problem]:
 
 
 RULES: dict[str, Rule] = {
+    "registry_trust_caches": registry_trust_caches,
     "registry_trust_optional_ca": registry_trust_optional_ca,
     "registry_trust_optional_host": registry_trust_optional_host,
     "registry_trust_runtimes": registry_trust_runtimes,

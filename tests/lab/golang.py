@@ -104,6 +104,8 @@ PROGRAMS = {
     # flannel's own plugin can't be had; see the source.
     "flannel-stand-in": Program("corp.lab/flannel-stand-in", "v0.0.0", source="flannel-stand-in"),
     "registry": Program("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"),
+    # An S3 server over a directory (scenario registry_s3).
+    "versitygw": Program("github.com/versity/versitygw/cmd/versitygw", "v1.8.0"),
     # Only asked what it reads in a configuration (test-long): Debian 12 and 13 have containerd 1.
     "containerd": Program(
         "github.com/containerd/containerd/v2/cmd/containerd",

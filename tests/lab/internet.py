@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import shutil
 import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from tests.lab.engine import client
 from tests.lab.errors import LabError
 from tests.lab.paths import FILES
 from tests.lab.progress import step
-from tests.lab.recipes import APT_ROOT, HUB, NVIDIA_ROOT, RECIPES, SEED
+from tests.lab.recipes import APT_ROOT, HUB, HUB_INDEXES, NVIDIA_ROOT, RECIPES, SEED
 
 REGISTRY = """\
 version: 0.1
@@ -34,6 +37,10 @@ storage:
 http:
   addr: 127.0.0.1:{port}
 """
+
+# Docker's formats (distribution, manifest-v2-2.md).
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 # Recipes of all that is served.
 MADE_OF = (*HUB.values(), *SEED.values(), "apt", "apt-nvidia")
@@ -85,6 +92,7 @@ def content() -> Path:
                 images.ensure(name)
             with step("what the internet serves"):
                 _fill(target)
+        _add_indexes(target / "registry")
     return target
 
 
@@ -106,6 +114,27 @@ def _fill(target: Path) -> None:
 def fill_store(root: Path, references: Mapping[str, str]) -> None:
     """Run a registry on this host for as long as it takes to push images into it."""
     root.mkdir(parents=True)
+    with _serving(root) as port:
+        for reference, name in references.items():
+            push(images.tag(name), f"127.0.0.1:{port}/{reference}")
+
+
+def _add_indexes(root: Path) -> None:
+    """Have the images for several platforms in Docker Hub's store; they are made of what is there."""
+    missing = []
+    for index in HUB_INDEXES:
+        repository, _, tag = index.partition(":")
+        link = root / "docker/registry/v2/repositories" / repository / "_manifests/tags" / tag / "current/link"
+        missing += [] if link.exists() else [index]
+    if missing:
+        with _serving(root) as port:
+            for index in missing:
+                _push_index(port, index, HUB_INDEXES[index])
+
+
+@contextlib.contextmanager
+def _serving(root: Path) -> Iterator[int]:
+    """Run a registry on this host for as long as it takes to push images into it; yield its port."""
     port = _free_port()
     configuration = root.with_suffix(".yml")
     paths.write(configuration, REGISTRY.format(root=root, readonly="false", port=port))
@@ -117,8 +146,7 @@ def fill_store(root: Path, references: Mapping[str, str]) -> None:
     )
     try:
         _wait(port)
-        for reference, name in references.items():
-            push(images.tag(name), f"127.0.0.1:{port}/{reference}")
+        yield port
     finally:
         server.terminate()
         server.wait(timeout=10)
@@ -145,6 +173,51 @@ def push(source: str, reference: str) -> None:
     client().images.remove(reference, noprune=True)
     if errors:
         raise LabError(f"Pushing {reference} failed: {errors[0]}")
+
+
+def _push_index(port: int, reference: str, image: str) -> None:
+    """Push an image for amd64 and, with the same layers, for arm64, in Docker's format: as most of Docker Hub is.
+
+    Args:
+        port: The registry's.
+        reference: Repository and tag of the index.
+        image: Repository and tag of an image that is there.
+    """
+    (repository, _, tag), (source, _, version) = reference.partition(":"), image.partition(":")
+    manifest = json.loads(_ask(port, f"{source}/manifests/{version}"))
+    kind, children = manifest["mediaType"], []
+    for architecture in ("amd64", "arm64"):
+        config = json.loads(_ask(port, f"{source}/blobs/{manifest['config']['digest']}"))
+        data = json.dumps({**config, "architecture": architecture}).encode()
+        _push_blob(port, repository, data)
+        for layer in manifest["layers"]:
+            _ask(port, f"{repository}/blobs/uploads/?mount={layer['digest']}&from={source}", "POST", b"")
+        described = {**manifest["config"], "digest": _digest(data), "size": len(data)}
+        child = json.dumps({**manifest, "config": described}).encode()
+        _ask(port, f"{repository}/manifests/{_digest(child)}", "PUT", child, kind)
+        platform = {"os": "linux", "architecture": architecture}
+        children.append({"mediaType": kind, "digest": _digest(child), "size": len(child), "platform": platform})
+    index = {"schemaVersion": 2, "mediaType": LIST, "manifests": children}
+    _ask(port, f"{repository}/manifests/{tag}", "PUT", json.dumps(index).encode(), LIST)
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _push_blob(port: int, repository: str, data: bytes) -> None:
+    base = f"http://127.0.0.1:{port}/v2/{repository}/blobs/uploads/"
+    with urllib.request.urlopen(urllib.request.Request(base, b"", method="POST"), timeout=60) as answer:
+        where = f"{answer.headers['Location']}&digest={_digest(data)}"
+    headers = {"Content-Type": "application/octet-stream"}
+    urllib.request.urlopen(urllib.request.Request(where, data, headers, method="PUT"), timeout=60).close()
+
+
+def _ask(port: int, path: str, method: str = "GET", data: bytes | None = None, kind: str = "") -> bytes:
+    headers = {"Accept": MANIFEST, **({"Content-Type": kind} if kind else {})}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v2/{path}", data, headers, method=method)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return bytes(answer.read())
 
 
 def _free_port() -> int:

@@ -262,6 +262,9 @@ HUB = {
     "pause:3.10": "hub-pause",
 }
 
+# The same image for two platforms, on Docker Hub: reference of the index to that of the image.
+HUB_INDEXES = {"library/worlds:1": "library/world:1"}
+
 # Docker's package repository, at APT_ROOT in the image.
 APT_ROOT = "/srv/apt"
 _RUNC = Layer(

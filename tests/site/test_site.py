@@ -107,6 +107,19 @@ def test_second_run_changes_and_moves_nothing(first_run: Run) -> None:
     assert run.rc == 0, run.errors
     assert run.changed == dict.fromkeys(MACHINES, 0)
     assert {machine: footprint(machine) for machine in MACHINES} == before
+    looked = run.output.partition("TASK [slipway.platform.registry : Write configuration")[2].partition("\nTASK")[0]
+    assert "skipping: [registry]" in looked, "it is as the first run left it, containers included"
+
+
+def test_what_was_stopped_by_hand_is_started_again(first_run: Run) -> None:
+    """The pages' container, which nobody but a run starts, and a timer: seen although a run could end early."""
+    on("registry", "docker stop slipway-registry-ui; systemctl disable --now slipway-registry-gc.timer")
+    run = playbook("site.yml", log="drift")
+    assert run.rc == 0, run.errors
+    assert run.changed["node1"] == 0
+    assert run.changed["registry"] > 0
+    assert on("registry", "docker inspect -f '{{.State.Status}}' slipway-registry-ui") == "running"
+    assert on("registry", "systemctl is-enabled slipway-registry-gc.timer") == "enabled"
 
 
 def test_check_mode_on_converged_machines_predicts_no_change(first_run: Run) -> None:

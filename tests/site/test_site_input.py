@@ -68,6 +68,10 @@ CASES = {
     "user without password": (
         site(registry_users=[{"name": "admin", "password": ""}]), "registry_users[0].password is empty", "a password"
     ),
+    "pages in no directory": (
+        site(registry_ui_data_dir="pages", registry_ui_memory="much"),
+        "registry_ui_data_dir is 'pages'", "registry_ui_memory is 'much': it needs a size",
+    ),
     "wrong engine option type": (site(docker_engine_options=["a"]), "docker_engine_options is", "a dictionary"),
 }  # fmt: skip
 

@@ -13,10 +13,20 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.slipway.platform.plugins.module_utils import _registry_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted(ROOT.glob("roles/*/templates/**/*.j2"))
 PKI = {"registry_pki_dir": "/nonexistent"}
+
+
+def caches(*upstreams: dict[str, Any]) -> dict[str, Any]:
+    """Return the variables that role registry_cache computes by a filter."""
+    settings = {"host": "cache.corp.lab", "upstreams": upstreams, "image": "registry", "data_dir": "/srv/cache"}
+    parsed = _registry_cache.Caches.parse({**settings, "ttl": "30d", "memory": "1g", "min_free": "1g"})
+    return {"registry_cache_host": "cache.corp.lab", "__registry_cache_told": _registry_cache.program(parsed)}
+
+
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "registry": {
         "minimal": {**PKI, "registry_host": "registry"},
@@ -29,6 +39,12 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
             "registry_http_secret": "s3cret",
             "registry_data_dir": "/data/images",
             "registry_gc_schedule": "daily",
+            "registry_storage": "s3",
+            "registry_s3_endpoint": "https://s3.corp.lab:9000",
+            "registry_s3_bucket": "images",
+            "registry_s3_prefix": "site/registry",
+            "registry_s3_access_key": "registry",
+            "registry_s3_secret_key": "s3{{cr%41}}/k\"e'y\\$1=#: [",
         },
         "hostile": {
             **PKI,
@@ -36,7 +52,21 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
             "registry_http_secret": "a \"quote\" 'and' % $x \\ # ; {{ braces }} ü: - [x]\n",
             "registry_data_dir": "/srv/regis try%s/ü",
         },
-    }
+    },
+    "registry_cache": {
+        "minimal": caches(),
+        "full": {
+            **caches(
+                {"name": "docker.io", "port": 6011, "user": "u", "password": "p"},
+                {"name": "vault.corp.lab:5000", "port": "6012", "url": "http://vault.corp.lab:5000"},
+            ),
+            "registry_cache_fresh": "1h",
+        },
+        "hostile": {
+            **caches({"name": "a.b-c.d", "port": 1, "user": "'\"\\", "password": "{{ x }}'\"%"}),
+            "registry_cache_data_dir": "/srv/ca che%s/ü",
+        },
+    },
 }
 
 
@@ -113,6 +143,17 @@ def test_a_secret_comes_through_as_it_is() -> None:
     path = ROOT / "roles/registry/templates/config.yml.j2"
     parsed = yaml.safe_load(render(path, "hostile"))
     assert parsed["http"]["secret"] == CASES["registry"]["hostile"]["registry_http_secret"]
+
+
+def test_a_key_of_the_bucket_comes_through_as_it_is() -> None:
+    parsed = yaml.safe_load(render(ROOT / "roles/registry/templates/config.yml.j2", "full"))
+    assert set(parsed["storage"]) == {"s3", "redirect", "delete", "maintenance"}
+    assert parsed["storage"]["s3"] == {
+        "region": "us-east-1", "bucket": "images", "regionendpoint": "https://s3.corp.lab:9000", "forcepathstyle": True,
+        "accesskey": "registry", "secretkey": CASES["registry"]["full"]["registry_s3_secret_key"],
+        "rootdirectory": "/site/registry",
+    }  # fmt: skip
+    assert parsed["storage"]["redirect"] == {"disable": True}
 
 
 @pytest.mark.parametrize("broken", ["http {", "http } {", "user nobody", 'a "b;'])

@@ -92,8 +92,12 @@ class Lab:
         """Shut a machine down."""
         machines.stop(name)
 
+    def kill(self, name: str) -> None:
+        """Cut a machine's power."""
+        machines.existing(name).kill()
+
     def start(self, name: str) -> None:
-        """Start a machine that was shut down."""
+        """Start a machine that was shut down or killed."""
         machines.start(name)
 
     @contextmanager

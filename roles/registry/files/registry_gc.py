@@ -5,12 +5,15 @@
 
 Without arguments: one collection, for the systemd timer. --dry-run lists what would go (--json: as JSON) and changes
 nothing. --recover, for ExecStopPost: lets pushes in again and puts back what a killed collection had not proved.
+--hold only holds writes off until it is stopped: for a collection in a bucket, which playbooks/registry_gc.yml makes.
 
-How it stays safe, in this order: writes are stopped; what may go is found with them stopped; it is moved aside on the
-same file system, tags first, blobs last; what a push that was under way needs after all comes back; writes are let in;
-the registry is asked for every kept tag, each platform and each blob of it; only then what was moved aside is deleted,
-and if one answer is wrong all of it comes back. A manifest is kept with all that it names, so no platform of an index
-that is kept is ever taken; the registry's own `garbage-collect --delete-untagged` does that on v2 (distribution 3178).
+How it stays safe, in this order: the clusters are asked which images they use, and one that cannot be asked ends the
+collection before anything has changed; writes are stopped; what may go is found with them stopped; it is moved aside on
+the same file system, tags first, blobs last; what a push that was under way needs after all comes back; writes are let
+in; the registry is asked for every kept tag, each platform and each blob of it; only then what was moved aside is
+deleted, and if one answer is wrong all of it comes back. A manifest is kept with all that it names, so no platform of
+an index that is kept is ever taken; the registry's own `garbage-collect --delete-untagged` does that on v2
+(distribution 3178).
 
 Only the standard library, Python 3.11 or later. Reads distribution's file system layout
 (registry/storage/paths.go), which v2 and v3 share.
@@ -28,7 +31,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
+import ssl
 import sys
 import time
 import typing as t
@@ -57,6 +62,27 @@ ACCEPT = ", ".join(
     ]
 )
 Digests = dict[str, float]
+# What of a cluster names images: what runs, and what may run again (scaled to zero, between two runs, rolled back).
+CLUSTER_LISTS = (
+    "/api/v1/pods",
+    "/api/v1/podtemplates",
+    "/api/v1/replicationcontrollers",
+    "/apis/apps/v1/controllerrevisions",
+    "/apis/apps/v1/daemonsets",
+    "/apis/apps/v1/deployments",
+    "/apis/apps/v1/replicasets",
+    "/apis/apps/v1/statefulsets",
+    "/apis/batch/v1/cronjobs",
+    "/apis/batch/v1/jobs",
+)
+PAGE = 500
+CLUSTER_SECONDS = 60
+# An image as a pod names it: a host, a repository, a tag, a digest (distribution/reference).
+IMAGE = re.compile(
+    r"(?:(?P<host>[A-Za-z0-9.-]+(?::\d+)?|\[[0-9a-fA-F:]+\](?::\d+)?)/)?(?P<path>[a-z0-9][a-z0-9._/-]*)"
+    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>[a-z0-9+._-]+:[0-9a-f]{32,128}))?\Z",
+    re.ASCII,
+)
 
 
 class CollectionError(Exception):
@@ -91,6 +117,8 @@ class Config:
     max_share: float
     settle: float = 2.0
     port: int = 5000
+    clusters: str = ""  # file with servers, authorities and tokens; none where no cluster is to be asked
+    bucket: bool = False
 
     @property
     def root(self) -> str:
@@ -119,6 +147,155 @@ def load_config(path: str) -> Config:
         values = json.load(handle)
     values["retention"] = [Rule(**rule) for rule in values["retention"]]
     return Config(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A Kubernetes cluster whose images stay: its API server, and as whom to ask it."""
+
+    server: str
+    token: str
+    ca_certificate: str | None = None
+    resources: list[str] | None = None
+
+
+def load_clusters(path: str) -> list[Cluster]:
+    """Read which clusters there are; not being able to is not the same as none."""
+    if not path:
+        return []
+    try:
+        with open(path, encoding="utf-8") as handle:
+            return [Cluster(**values) for values in json.load(handle)]
+    except (OSError, ValueError, TypeError) as exc:
+        raise CollectionError(f"{path} does not say which clusters to ask: {exc}") from exc
+
+
+@dataclasses.dataclass
+class InUse:
+    """Images that clusters use: repository and tag, and digests of manifests or configurations."""
+
+    tags: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+    digests: set[str] = dataclasses.field(default_factory=set)
+
+    def add(self, image: str) -> None:
+        """Note an image as it stands in a pod's spec or status.
+
+        Which host it names does not matter: bare names and those of any upstream may lead here by a mirror. A name too
+        many only keeps an image.
+        """
+        image = image.rpartition("://")[2]  # docker-pullable://, of a status
+        if DIGEST.match(image):
+            self.digests.add(image)
+        elif match := IMAGE.match(image):
+            host, path = match["host"] or "", match["path"]
+            if host and not re.search(r"[.:]|\Alocalhost\Z", host):
+                path = f"{host}/{path}"
+            if match["digest"]:
+                self.digests.add(match["digest"])
+            if match["tag"] or not match["digest"]:
+                self.tags.add((path.removeprefix("library/"), match["tag"] or "latest"))
+
+    def tag(self, repository: str, tag: Tag) -> bool:
+        """Tell whether a tag is in use, by name or by what it names."""
+        return (repository.removeprefix("library/"), tag.name) in self.tags or tag.digest in self.digests
+
+    def of(self, store: Store, repository: Repository) -> set[str]:
+        """Return the manifests of a repository that are in use; a status may name one by its configuration."""
+        elsewhere = self.digests - set(repository.revisions)
+        return {
+            digest
+            for digest in repository.revisions
+            if digest in self.digests or (elsewhere and elsewhere & (store.named_by(digest) or frozenset()))
+        }
+
+
+def images_in(value: t.Any) -> t.Iterator[str]:
+    """Yield what stands below the keys image and imageID, wherever that is: in templates, lists, statuses, volumes."""
+    if isinstance(value, list):
+        for item in value:
+            yield from images_in(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key in ("image", "imageID") and isinstance(item, str):
+                yield item
+            elif key == "image" and isinstance(item, dict):  # a volume
+                yield str(item.get("reference", ""))
+            else:
+                yield from images_in(item)
+
+
+class Api:
+    """A cluster's API server. Its certificate is verified; redirects and proxies are not followed."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.base = urllib.parse.urlsplit(cluster.server)
+        self.connection: http.client.HTTPSConnection | None = None
+
+    def _connect(self) -> http.client.HTTPSConnection:
+        if self.connection is None:
+            context = ssl.create_default_context(cadata=self.cluster.ca_certificate or None)
+            host, port = self.base.hostname or "", self.base.port or 443
+            self.connection = http.client.HTTPSConnection(host, port, context=context, timeout=CLUSTER_SECONDS)
+        return self.connection
+
+    def close(self) -> None:
+        """End the connection."""
+        if self.connection is not None:
+            self.connection.close()
+
+    def _page(self, path: str, query: dict[str, str]) -> tuple[int, dict[str, t.Any]]:
+        target = f"{self.base.path.rstrip('/')}{path}?{urllib.parse.urlencode(query)}"
+        headers = {"Authorization": f"Bearer {self.cluster.token.strip()}", "Accept": "application/json"}
+        connection = self._connect()
+        connection.request("GET", target, headers=headers)
+        answer = connection.getresponse()
+        content = json.loads(answer.read() or b"{}")
+        return answer.status, content if isinstance(content, dict) else {}
+
+    def items(self, path: str) -> t.Iterator[t.Any]:
+        """Yield all objects of a kind, page by page; raises CollectionError when they are not to be had."""
+        query = {"limit": str(PAGE)}
+        while True:
+            status, page = self._page(path, query)
+            if status != 200:
+                raise CollectionError(f"{path}: {status} {page.get('message', '')}".rstrip())
+            if not isinstance(page.get("items"), list) or not str(page.get("kind")).endswith("List"):
+                raise CollectionError(f"{path}: the answer is no list")
+            yield from page["items"]
+            following = (page.get("metadata") or {}).get("continue")
+            if not following:
+                return
+            query["continue"] = str(following)
+
+    def read(self, path: str, used: InUse) -> None:
+        """Note the images of all objects of a kind; begin again where the server has forgotten where we were."""
+        for attempt in range(3):
+            try:
+                for item in self.items(path):
+                    for image in images_in(item):
+                        used.add(image)
+                return
+            except CollectionError as exc:
+                if attempt == 2 or f"{path}: 410" not in str(exc):
+                    raise
+
+
+def in_use(config: Config) -> InUse:
+    """Ask all clusters which images they use; raises CollectionError when one cannot be asked for all of it."""
+    used = InUse()
+    for cluster in load_clusters(config.clusters):
+        api = Api(cluster)
+        try:
+            for path in (*CLUSTER_LISTS, *(cluster.resources or [])):
+                api.read(path, used)
+        except (OSError, http.client.HTTPException, ValueError, CollectionError) as exc:
+            raise CollectionError(
+                f"nothing is deleted, because the cluster {cluster.server} cannot be asked: {exc}"
+            ) from exc
+        finally:
+            api.close()
+    return used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +329,7 @@ class Plan:
     kept_tags: list[tuple[str, Tag]] = dataclasses.field(default_factory=list)
     kept: set[tuple[str, str, str]] = dataclasses.field(default_factory=set)  # repository, kind, digest
     broken: list[str] = dataclasses.field(default_factory=list)
+    in_use: int = 0
 
     @property
     def bytes(self) -> int:
@@ -315,12 +493,12 @@ class Protected:
         return {digest for name, digest in self.digests if matches([name], repository)}
 
 
-def expired(repository: Repository, config: Config, now: float) -> list[tuple[Tag, str]]:
+def expired(repository: Repository, config: Config, now: float, used: InUse) -> list[tuple[Tag, str]]:
     """Return the tags of a repository that no rule keeps, and why. The first rule that fits a tag decides."""
     protected = Protected(config.protected, config.hosts)
     by_rule: dict[int, list[Tag]] = {}
     for tag in repository.tags:
-        if ABOUT.match(tag.name) or protected.tag(repository.name, tag):
+        if ABOUT.match(tag.name) or protected.tag(repository.name, tag) or used.tag(repository.name, tag):
             continue
         for number, rule in enumerate(config.retention):
             if matches(rule.repositories, repository.name) and matches(rule.tags, tag.name):
@@ -374,15 +552,15 @@ def reach(
     return found
 
 
-def _judge(store: Store, repository: Repository, config: Config, now: float, plan: Plan) -> set[str]:
+def _judge(store: Store, repository: Repository, config: Config, now: float, plan: Plan, used: InUse) -> set[str]:
     """Add to the plan what of a repository may go; return the digests that it needs."""
     fresh = now - seconds(config.grace)
-    gone = {tag.name: (tag, why) for tag, why in expired(repository, config, now)}
+    gone = {tag.name: (tag, why) for tag, why in expired(repository, config, now, used)}
     plain = [tag for tag in repository.tags if not ABOUT.match(tag.name)]
     about = [tag for tag in repository.tags if ABOUT.match(tag.name)]
     roots = {tag.digest for tag in plain if tag.name not in gone}
     roots |= Protected(config.protected, config.hosts).of(repository.name) & set(repository.revisions)
-    roots |= _untagged(store, repository, config, now)
+    roots |= _untagged(store, repository, config, now) | used.of(store, repository)
     needed = reach(store, repository, roots, broken=plan.broken)
     # A signature stays as long as what it is about; in rounds, because a signature may be signed.
     while more := [tag for tag in about if tag.digest not in needed and _subject(tag) in needed]:
@@ -412,12 +590,13 @@ def _subject(tag: Tag) -> str:
     return f"{match.group(1)}:{match.group(2)}" if match else ""
 
 
-def make_plan(store: Store, config: Config, now: float) -> Plan:
+def make_plan(store: Store, config: Config, now: float, used: InUse | None = None) -> Plan:
     """Find what may go. Nothing younger than the grace is touched: it may belong to a push that is under way."""
-    plan = Plan()
+    used = used or InUse()
+    plan = Plan(in_use=len(used.tags) + len(used.digests))
     needed: set[str] = set()
     for repository in store.repositories():
-        needed |= _judge(store, repository, config, now, plan)
+        needed |= _judge(store, repository, config, now, plan, used)
     fresh = now - seconds(config.grace)
     there = store.blobs()
     for digest, (size, written) in there.items():
@@ -611,7 +790,8 @@ def collect(config: Config, store: Store) -> dict[str, t.Any]:
     if not os.path.exists(os.path.join(config.data_dir, config.marker)):
         raise CollectionError(f"{config.data_dir} is not the directory that the role prepared: is its disk mounted?")
     aside = Aside(config)
-    plan = make_plan(store, config, begun)
+    used = in_use(config)
+    plan = make_plan(store, config, begun, used)
     check_share(config, plan)
     stopped = 0.0
     faults: list[str] = []
@@ -619,7 +799,7 @@ def collect(config: Config, store: Store) -> dict[str, t.Any]:
         host = address(config)
         with writes_stopped(config):
             stopped = time.time()
-            plan = make_plan(store, config, stopped)
+            plan = make_plan(store, config, stopped, used)
             check_share(config, plan)
             aside.take(plan.paths())
             _needed_after_all(store, plan, aside)
@@ -654,6 +834,7 @@ def summary(plan: Plan) -> dict[str, t.Any]:
         "bytes": plan.bytes,
         "stored_bytes": plan.stored,
         "kept_tags": len(plan.kept_tags),
+        "in_use": plan.in_use,
         "broken": plan.broken[:100],
     }
 
@@ -665,6 +846,8 @@ def listing(plan: Plan) -> list[str]:
         pushed = time.strftime("%Y-%m-%d %H:%M", time.gmtime(tag.pushed))
         lines.append(f"{name}:{tag.name}  pushed {pushed} UTC  {tag.digest}  {why}")
     lines += [f"damaged already: {text}" for text in plan.broken]
+    if plan.in_use:
+        lines.append(f"{plan.in_use} names and digests are in use by clusters; what they name stays")
     lines.append(
         f"{len(plan.tags)} tags, {len(plan.manifests)} manifests and {len(plan.blobs)} blobs would go, which frees"
         f" {human(plan.bytes)} of {human(plan.stored)}; {len(plan.kept_tags)} tags stay"
@@ -714,18 +897,32 @@ def recover(config: Config) -> list[str]:
         return lines + ([text] if (text := Aside(config).recover()) else [])
 
 
+def hold(config: Config) -> list[str]:
+    """Hold writes off until a signal comes; the health unit does it when this is killed."""
+    awaited = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    with alone(config), writes_stopped(config):
+        signal.sigwait(awaited)
+    return ["let pushes in again"]
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Collect, list or recover; return the exit status."""
+    """Collect, list, recover or hold writes off; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="list what would go, change nothing")
     parser.add_argument("--json", action="store_true", help="with --dry-run: as JSON")
     parser.add_argument("--recover", action="store_true", help="only undo what a killed collection left")
+    parser.add_argument("--hold", action="store_true", help="only hold writes off until stopped")
     parser.add_argument("--config", default=CONFIG)
     args = parser.parse_args(argv)
     config = load_config(args.config)
     try:
-        if args.dry_run:
-            plan = make_plan(Store(config.root), config, time.time())
+        if args.hold:
+            lines = hold(config)
+        elif config.bucket and not args.recover:
+            raise CollectionError("the images are in a bucket: playbooks/registry_gc.yml collects there")
+        elif args.dry_run:
+            plan = make_plan(Store(config.root), config, time.time(), in_use(config))
             lines = [as_json(plan)] if args.json else listing(plan)
         else:
             lines = recover(config) if args.recover else run(config)

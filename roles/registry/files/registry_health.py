@@ -22,12 +22,14 @@ import json
 import os
 import socket
 import ssl
+import subprocess
 import sys
 import time
 import typing as t
 import urllib.parse
 
 CONFIG = "/etc/slipway/registry/health.json"
+BUCKET = "/etc/slipway/registry/bucket.json"
 DOCKER_SOCKET = "/run/docker.sock"
 # A container that was just started is left alone for this many seconds.
 GRACE = 20.0
@@ -37,12 +39,18 @@ REMIND_AFTER = 6 * 3600.0
 # Pushes are let in again when this much more than min_free is free, so that the switch does not flap.
 HYSTERESIS = 1.1
 MIN_INODES = 1000
+PEM_END = "-----END CERTIFICATE-----\n"
+# The renewal looks every day.
+MAX_RENEWAL_AGE = 3 * 86400.0
 ERROR, WARNING, NOTICE = "<3>", "<4>", "<5>"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the role wrote: names, paths, sizes in bytes, warn_days in days."""
+    """What the role wrote: names, paths, sizes in bytes, days from which to warn.
+
+    bucket is the program that asks the object storage; empty where the images are in data_dir.
+    """
 
     host: str
     port: int
@@ -57,6 +65,9 @@ class Config:
     run_dir: str
     lock: str
     warn_free: int = 0
+    bucket: str = ""
+    renewal: str = ""
+    issuer_days: int = 90
 
     @property
     def flag(self) -> str:
@@ -142,6 +153,8 @@ def check_disk(config: Config, findings: Findings, known: t.Collection[str] = ()
 
     known: keys of the problems that were there at the last look.
     """
+    if config.bucket:
+        return False
     try:
         usage = os.statvfs(config.data_dir)
         os.scandir(config.data_dir).close()
@@ -184,7 +197,8 @@ def _connect(config: Config, context: ssl.SSLContext) -> ssl.SSLSocket:
 
 def handshake(config: Config, findings: Findings) -> ssl.SSLSocket | None:
     """Return a TLS connection; trust exactly the certificate file, which tells a stale or expired one."""
-    strict = ssl.create_default_context(cafile=config.certificate)
+    with open(config.certificate, encoding="utf-8") as handle:  # the issuer below it would vouch for an older one
+        strict = ssl.create_default_context(cadata=handle.read().partition(PEM_END)[0] + PEM_END)
     strict.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if hasattr(ssl, "VERIFY_X509_STRICT"):
         strict.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -192,7 +206,7 @@ def handshake(config: Config, findings: Findings) -> ssl.SSLSocket | None:
         connection = _connect(config, strict)
     except ssl.SSLCertVerificationError as exc:
         if exc.verify_code == 10:  # X509_V_ERR_CERT_HAS_EXPIRED
-            findings.problems["certificate"] = "the certificate has expired: run playbooks/registry.yml to renew it"
+            findings.problems["certificate"] = f"the certificate has expired: {remedy(config)} to renew it"
         else:
             findings.stale_certificate = True
             findings.problems["certificate"] = f"nginx serves another certificate than {config.certificate}"
@@ -206,9 +220,44 @@ def handshake(config: Config, findings: Findings) -> ssl.SSLSocket | None:
         findings.facts["certificate_days"] = int(days)
         if days < config.warn_days:
             findings.problems["certificate"] = (
-                f"the certificate expires in {days:.0f} days: run playbooks/registry.yml to renew it"
+                f"the certificate expires in {days:.0f} days: {remedy(config)} to renew it"
             )
     return connection
+
+
+def remedy(config: Config) -> str:
+    """Return what a person does about a certificate that is old."""
+    return "systemctl start slipway-registry-renew" if config.renewal else "run site.yml"
+
+
+def check_renewal(config: Config, findings: Findings) -> None:
+    """Look at what the renewal of the certificate left: whether it fails, no longer looks, or has no future."""
+    if not config.renewal:
+        return
+    try:
+        with open(config.renewal, encoding="utf-8") as handle:
+            last = json.load(handle)
+        looked, issuer_end = float(last["looked"]), float(last["issuer_not_after"])
+    except (OSError, ValueError, KeyError, TypeError):
+        findings.problems["renewal"] = (
+            "the certificate's renewal has left no word: systemctl start slipway-registry-renew"
+        )
+        return
+    now = time.time()
+    findings.facts["issuer_days"] = int((issuer_end - now) / 86400)
+    findings.facts["certificate_renewed"] = last.get("renewed")
+    if not last.get("ok"):
+        findings.problems["renewal"] = f"the certificate cannot be renewed: {last.get('error')}"
+    elif now - looked > MAX_RENEWAL_AGE:
+        days = (now - looked) / 86400
+        findings.problems["renewal"] = (
+            f"nobody looks after the certificate for {days:.0f} days: slipway-registry-renew.timer"
+        )
+    elif issuer_end - now < config.issuer_days * 86400:
+        days = (issuer_end - now) / 86400
+        findings.problems["renewal"] = (
+            f"the issuer of the certificate ends in {days:.0f} days: run site.yml for a new one"
+        )
 
 
 def get(connection: ssl.SSLSocket, host: str, path: str) -> int:
@@ -238,8 +287,25 @@ def probe(config: Config, findings: Findings) -> None:
         findings.dead.add(config.proxy)
         findings.problems["answer"] = f"/v2/ answers {front} instead of asking for a login"
     if behind != 200:
-        findings.dead.add(config.registry)
         findings.problems["registry"] = f"the registry behind nginx answers {behind}"
+        check_bucket(config, findings)
+        if "storage" not in findings.problems:
+            findings.dead.add(config.registry)  # otherwise a restart would help nobody
+
+
+def check_bucket(config: Config, findings: Findings) -> None:
+    """Ask the object storage, which the registry itself does all the time: here, why that does not answer any more."""
+    if not config.bucket:
+        return
+    argv = [sys.executable, config.bucket, "--config", BUCKET]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        findings.problems["storage"] = f"the object storage cannot be asked: {exc}"
+        return
+    if done.returncode:
+        lines = (done.stdout or done.stderr).strip().splitlines()
+        findings.problems["storage"] = lines[-1] if lines else "the object storage cannot be asked"
 
 
 def _mounted_device(pid: int, target: str) -> str:
@@ -275,7 +341,7 @@ def _needed_action(config: Config, name: str, known: dict[str, t.Any], findings:
         return "unpause"
     if status != "running":
         return "" if status == "restarting" else "start"
-    if name == config.registry:
+    if name == config.registry and not config.bucket:
         seen = _mounted_device(known["State"]["Pid"], "/var/lib/registry")
         if seen and seen != _device(config.data_dir):
             return "restart?t=10"  # its disk was mounted after the container had started
@@ -336,7 +402,7 @@ def report(findings: Findings, state: State, now: float) -> list[str]:
     for key, text in findings.problems.items():
         known = state.problems.get(key)
         if known is None or now - known[1] >= REMIND_AFTER:
-            lines.append(f"{WARNING if key in ('disk', 'space', 'certificate') else ERROR}{text}")
+            lines.append(f"{WARNING if key in ('disk', 'space', 'certificate', 'renewal') else ERROR}{text}")
             state.problems[key] = [text, now]
         else:
             known[0] = text
@@ -368,6 +434,7 @@ def look(config: Config, known: t.Collection[str] = ()) -> tuple[Findings, bool 
     findings = Findings()
     stop_pushes = check_disk(config, findings, known)
     probe(config, findings)
+    check_renewal(config, findings)
     return findings, stop_pushes
 
 
@@ -418,7 +485,7 @@ def main(argv: list[str] | None = None) -> int:
         switch(config, stop_pushes)
         print("\n".join(findings.problems.values()))
         # A nearly full disk and an old certificate are told, but what runs is what was asked for.
-        harmless = {"disk", "space"} | ({"certificate"} if not findings.stale_certificate else set())
+        harmless = {"disk", "space", "renewal"} | ({"certificate"} if not findings.stale_certificate else set())
         return 1 if findings.problems.keys() - harmless else 0
     with alone(config.lock) as free:
         lines = one_round(config, Docker()) if free else []

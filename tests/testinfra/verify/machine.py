@@ -93,7 +93,7 @@ class Machine:
         name: its name in the inventory.
         groups: the groups it is in.
         connection: how to reach it: kind (ssh, local, docker), address, port, user, key, arguments.
-        site: the site's facts for this machine: proxy, dns, registry, ca_certificates, verify.
+        site: the site's facts for this machine: proxy, dns, registry, registry_caches, ca_certificates, verify.
     """
 
     name: str
@@ -162,7 +162,9 @@ class Machine:
     def secrets(self) -> list[str]:
         """Return every password of the site in each form in which it may leak: raw, in a URL, as basic login."""
         proxy, registry = self.site.get("proxy") or {}, self.site.get("registry") or {}
-        logins = [login for login in (proxy.get("http"), proxy.get("https"), registry) if login]
+        caches = (self.site.get("registry_caches") or {}).get("upstreams") or []
+        known = [proxy.get("http"), proxy.get("https"), registry, *caches, *(cache.get("proxy") for cache in caches)]
+        logins = [login for login in known if login]
         forms = set()
         for login in logins:
             password = login.get("password")

@@ -13,6 +13,7 @@ from tests.testinfra.verify.cri import client_program
 from tests.testinfra.verify.machine import Machine, borrowed_image, missing, need, need_running
 
 MAX_LOOK_AGE = 120  # seconds; the health unit looks every 15
+MAX_RENEWAL_AGE = 3  # days; it looks every day
 MIN_DAYS_LEFT = 14  # the registry renews its own certificate well before that
 # Runs on the machine with its own Python and its own trust store. Prints JSON. Arguments: host, port, CA file or "".
 ASK = """
@@ -114,6 +115,23 @@ def test_health(machine: Machine, host: Any) -> None:
     need(old < MAX_LOOK_AGE, f"the health unit has not looked for {old:.0f} seconds")
     problems = [text for text, _since in json.loads(state.content_string)["problems"].values()]
     need(not problems, "; ".join(problems))
+
+
+def test_renewal(machine: Machine, host: Any) -> None:
+    """the registry renews its certificate itself, and lately looked whether that is due"""
+    if "registries" not in machine.groups:
+        missing("the registry does not run here")
+    if not host.file("/etc/systemd/system/slipway-registry-renew.timer").exists:
+        missing("the certificate is the site's own, registry_renewal is off, or the CA may have no issuer below it")
+    need_running(host, "slipway-registry-renew.timer")
+    state = host.file("/var/lib/slipway/registry/renewal.json")
+    need(state.exists, "no renewal has looked yet; see journalctl -u slipway-registry-renew")
+    last = json.loads(state.content_string)
+    need(last["ok"], f"the certificate cannot be renewed: {last.get('error')}")
+    days = {name: (last[name] - time.time()) / 86400 for name in ("not_after", "issuer_not_after", "looked")}
+    need(days["looked"] > -MAX_RENEWAL_AGE, f"nobody looks after the certificate for {-days['looked']:.0f} days")
+    need(days["not_after"] >= MIN_DAYS_LEFT, f"the certificate on the disk ends in {days['not_after']:.0f} days")
+    need(days["issuer_not_after"] >= 2 * MIN_DAYS_LEFT, f"its issuer ends in {days['issuer_not_after']:.0f} days")
 
 
 def test_garbage_collection(machine: Machine, host: Any) -> None:

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -526,6 +527,23 @@ def test_what_goes_wrong_is_said_and_told_by_the_status(
     assert capsys.readouterr().err.startswith("<3>")
     assert run_main(config, tmp_path, "--recover") == 0
     assert capsys.readouterr().out == ""
+
+
+def test_in_a_bucket_it_only_holds_writes_off(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = gc.dataclasses.replace(config, bucket=True)
+    for arguments in ([], ["--dry-run"]):
+        assert run_main(wanted, tmp_path, *arguments) == 1
+        assert "playbooks/registry_gc.yml" in capsys.readouterr().err
+    command = [sys.executable, str(PROGRAM), "--config", str(tmp_path / "gc.json"), "--hold"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as held:
+        while not os.path.exists(config.flag):
+            assert held.poll() is None
+            time.sleep(0.02)
+        with pytest.raises(gc.CollectionError, match="another collection"), gc.alone(config):
+            pass
+        held.terminate()
+        assert held.communicate(timeout=30)[0] == "let pushes in again\n"
+    assert not os.path.exists(config.flag)
 
 
 def test_dockerd_that_does_not_answer(config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

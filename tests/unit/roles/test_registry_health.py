@@ -10,6 +10,7 @@ import http.server
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import socketserver
 import ssl
@@ -219,6 +220,47 @@ def test_another_certificate_than_the_one_on_disk_is_reloaded(config: Any, tmp_p
     assert docker.done == ["kill?signal=HUP proxy"]
 
 
+def test_an_issuer_in_the_file_vouches_for_nothing_else(config: Any, tmp_path: Path) -> None:
+    """What is served has to be the first certificate of the file, not only one by the issuer that follows it."""
+    certificate(tmp_path / "new.pem")
+    chain = (tmp_path / "new.pem").read_text() + (tmp_path / "served.pem").read_text()
+    (tmp_path / "chain.pem").write_text(chain, encoding="utf-8")
+    docker = Dockerd()
+    assert "serves another" in health.one_round(changed(config, certificate=str(tmp_path / "chain.pem")), docker)[0]
+    assert docker.done == ["kill?signal=HUP proxy"]
+
+
+DAY = 86400
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        ({}, ""),
+        ({"ok": False, "error": "openssl x509: no key"}, "cannot be renewed: openssl x509: no key"),
+        ({"looked": time.time() - 5 * DAY}, "nobody looks after the certificate for 5 days"),
+        ({"issuer_not_after": time.time() + 40.5 * DAY}, "the issuer of the certificate ends in 40 days: run site.yml"),
+        (None, "has left no word"),
+        ({"looked": None}, "has left no word"),
+    ],
+)
+def test_what_the_renewal_left_is_told(left: dict[str, Any] | None, words: str, config: Any, tmp_path: Path) -> None:
+    path = tmp_path / "renewal.json"
+    if left is not None:
+        good = {
+            "ok": True,
+            "error": "",
+            "looked": time.time(),
+            "renewed": 1.0,
+            "issuer_not_after": time.time() + 999 * DAY,
+        }
+        path.write_text(json.dumps(good | left), encoding="utf-8")
+    watched = changed(config, renewal=str(path))
+    lines = health.one_round(watched, Dockerd())
+    assert [line for line in lines if words in line and line.startswith("<4>")] if words else lines == []
+    assert run_main(watched, tmp_path, "--ready") == 0, "what runs is what was asked for"
+
+
 @pytest.mark.parametrize(("days", "words"), [(10, "expires in 10 days"), (-1, "has expired")])
 def test_an_old_certificate_is_told(days: int, words: str, config: Any, tmp_path: Path) -> None:
     certificate(tmp_path / "old.pem", days=days)
@@ -423,3 +465,50 @@ def test_a_broken_state_file_is_a_first_round(config: Any) -> None:
     Path(config.state).write_text('{"x": 1}', encoding="utf-8")
     assert state(config).problems == {}
     assert health._age("yesterday") == health.GRACE
+
+
+@pytest.fixture
+def bucket(config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A registry whose images are in a bucket; the program that asks says what stands in the file `says`."""
+    program = tmp_path / "asks.py"
+    program.write_text(
+        "import pathlib, sys; assert sys.argv[1] == '--config'; text = pathlib.Path(sys.argv[2]).read_text();"
+        " print(text); sys.exit(1 if text else 0)",
+        encoding="utf-8",
+    )
+    (tmp_path / "says").write_text("", encoding="utf-8")
+    monkeypatch.setattr(health, "BUCKET", str(tmp_path / "says"))
+    shutil.rmtree(config.data_dir)
+    return changed(config, bucket=str(program))
+
+
+def test_a_bucket_needs_no_disk(bucket: Any) -> None:
+    Path(bucket.flag).touch()  # left from a full disk
+    assert health.one_round(bucket, Dockerd()) == []
+    assert not Path(bucket.flag).exists()
+
+
+def test_a_storage_that_fails_is_told_and_restarts_nothing(bucket: Any, front: dict[str, int], tmp_path: Path) -> None:
+    front["/healthz"] = 503
+    (tmp_path / "says").write_text("the object storage refuses the secret key", encoding="utf-8")
+    docker = Dockerd()
+    lines = [health.one_round(bucket, docker) for _ in range(4)]
+    assert "<3>the object storage refuses the secret key" in lines[0]
+    assert docker.done == []
+    front["/healthz"] = 200
+    assert "<5>over: the object storage refuses the secret key" in health.one_round(bucket, docker)
+
+
+def test_a_registry_that_fails_alone_is_restarted(bucket: Any, front: dict[str, int]) -> None:
+    front["/healthz"] = 503
+    docker = Dockerd()
+    for _ in range(3):
+        health.one_round(bucket, docker)
+    assert docker.done == ["restart?t=10 registry"]
+
+
+def test_a_program_that_does_not_run_is_told(bucket: Any, front: dict[str, int]) -> None:
+    front["/healthz"] = 503
+    Path(bucket.bucket).write_text("syntax error", encoding="utf-8")
+    findings, _ = health.look(bucket)
+    assert "SyntaxError" in findings.problems["storage"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import builtins
 import datetime
+import ipaddress
 import re
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,87 @@ def test_a_file_that_is_no_certificate_is_due(tmp_path: Path) -> None:
     write(tmp_path, "registry.corp.lab")
     (tmp_path / "registry.corp.lab.crt").write_text("-----BEGIN", encoding="utf-8")
     assert due(tmp_path) == ["server"]
+
+
+def write_issuer(directory: Path, *, days: float = 1000, names: list[str] | None = None, limit: int | None = 1) -> None:
+    """Write an authority and, signed by it, an issuer; limit is how many authorities may stand below."""
+    now = datetime.datetime.now(datetime.UTC)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    root, issuer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("root", "issuer"))
+    bound = registry.name_constraints(NAMES if names is None else names)["permitted"]
+    subtrees = [
+        x509.IPAddress(ipaddress.ip_network(entry[3:])) if entry.startswith("IP:") else x509.DNSName(entry[4:])
+        for entry in bound
+    ]
+    for subject, key, end, extension, name in (
+        (root, keys[0], 3000.0, x509.BasicConstraints(ca=True, path_length=limit), "ca.crt"),
+        (issuer, keys[1], days, x509.NameConstraints(subtrees, None) if subtrees else None, "HOST.issuer.crt"),
+    ):
+        until = now + datetime.timedelta(days=end)
+        builder = x509.CertificateBuilder(root, subject, key.public_key(), x509.random_serial_number(), now, until)
+        builder = builder.add_extension(extension, critical=True) if extension else builder
+        text = builder.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        (directory / name.replace("HOST", "registry.corp.lab")).write_bytes(text)
+    for name in ("ca.key", "registry.corp.lab.key", "registry.corp.lab.issuer.key"):
+        (directory / name).touch()
+
+
+ITSELF = {"renewal": True, "certificate_days": 365}
+
+
+def test_an_issuer_stands_for_the_servers_certificate(tmp_path: Path) -> None:
+    assert due(tmp_path / "missing", **ITSELF) == ["ca", "issuer"]
+    write_issuer(tmp_path)
+    assert due(tmp_path, **ITSELF) == []
+    assert registry.renews_itself({"directory": tmp_path, "renewal": True}) is True
+    assert registry.renews_itself({"directory": tmp_path, "renewal": False}) is False
+    assert due(tmp_path) == ["server"]
+
+
+@pytest.mark.parametrize("issuer", [{"days": 390}, {"names": NAMES[:2]}, {"names": []}, {"names": [*NAMES, "x"]}])
+def test_an_issuer_that_does_not_fit_is_due(issuer: dict[str, Any], tmp_path: Path) -> None:
+    write_issuer(tmp_path, **issuer)
+    assert due(tmp_path, **ITSELF) == ["issuer"]
+
+
+@pytest.mark.parametrize(
+    "lost", ["registry.corp.lab.issuer.crt", "registry.corp.lab.issuer.key", "registry.corp.lab.key"]
+)
+def test_a_lost_issuer_is_due(lost: str, tmp_path: Path) -> None:
+    write_issuer(tmp_path)
+    (tmp_path / lost).unlink()
+    assert due(tmp_path, **ITSELF) == ["issuer"]
+
+
+def test_another_authority_makes_the_issuer_due(tmp_path: Path) -> None:
+    write_issuer(tmp_path)
+    issuer = (tmp_path / "registry.corp.lab.issuer.crt").read_bytes()
+    write_issuer(tmp_path)
+    (tmp_path / "registry.corp.lab.issuer.crt").write_bytes(issuer)
+    assert due(tmp_path, **ITSELF) == ["issuer"]
+
+
+def test_an_authority_that_may_have_none_below_it_signs_the_server_as_before(tmp_path: Path) -> None:
+    write(tmp_path, "registry.corp.lab")
+    assert due(tmp_path, **ITSELF) == []
+    wanted = {"directory": tmp_path, "renewal": True}
+    assert registry.renews_itself(wanted) is False
+    write_issuer(tmp_path, limit=None)
+    assert registry.renews_itself(wanted) is True
+    (tmp_path / "ca.crt").write_bytes((tmp_path / "registry.corp.lab.issuer.crt").read_bytes())
+    assert registry.renews_itself(wanted) is False, "it does not say what it may"
+
+
+def test_constraints_leave_no_kind_of_name_free() -> None:
+    assert registry.name_constraints(["a.b", "c"]) == {
+        "permitted": ["DNS:a.b", "DNS:c"],
+        "excluded": ["IP:0.0.0.0/0", "IP:::/0"],
+    }
+    assert registry.name_constraints(["a", "10.0.0.5"])["excluded"] == ["IP:::/0"]
+    assert registry.name_constraints(["a", "10.0.0.5", "FD00::5"]) == {
+        "permitted": ["DNS:a", "IP:10.0.0.5/32", "IP:fd00::5/128"],
+        "excluded": [],
+    }
 
 
 def test_alternative_names_know_addresses() -> None:
@@ -204,7 +286,9 @@ def test_filters_have_their_names() -> None:
     assert sorted(registry.FilterModule().filters()) == [
         "certificates_due",
         "htpasswd",
+        "name_constraints",
         "registry_retention",
         "registry_rights",
+        "renews_itself",
         "subject_alternative_names",
     ]

@@ -182,7 +182,7 @@ def test_second_run_changes_nothing(docker: FakeDocker, tmp_path: Path) -> None:
     before = (tmp_path / "stack/s.json").stat().st_mtime_ns
     outcome = run(docker, tmp_path)
     assert outcome.actions == []
-    assert {call[1] for call in docker.calls} == {"ps", "container", "network"}
+    assert {call[1] for call in docker.calls} == {"ps", "container", "network", "image"}
     assert (tmp_path / "stack/s.json").stat().st_mtime_ns == before
 
 
@@ -262,6 +262,14 @@ def test_the_image_is_there_before_anything_stops(docker: FakeDocker, tmp_path: 
     assert "pw" not in str(caught.value)
     assert docker.did("stop") == []
     assert len(docker.did("pull")) == 1
+
+
+def test_an_image_that_was_removed_comes_back_while_its_container_runs(docker: FakeDocker, tmp_path: Path) -> None:
+    run(docker, tmp_path)
+    docker.images.clear()
+    assert run(docker, tmp_path).actions == [f"pull {IMAGE}"]
+    assert docker.did("stop") == []
+    assert run(docker, tmp_path).actions == []
 
 
 def test_an_image_of_our_own_is_built_before_anything_stops(
@@ -399,6 +407,16 @@ def test_a_start_that_failed_is_finished_by_the_next_run(docker: FakeDocker, tmp
     with pytest.raises(HostError, match="docker start failed: port is already allocated"):
         run(docker, tmp_path)
     assert run(docker, tmp_path).actions == ["recreate web: it is not on record"]
+
+
+def test_a_network_that_is_no_longer_listed_goes_when_no_container_is_on_it(docker: FakeDocker, tmp_path: Path) -> None:
+    run(docker, tmp_path)
+    web = dataclasses.replace(WEB, networks=("front",))
+    stack = dataclasses.replace(STACK, containers=(web,), networks=STACK.networks[:1])
+    actions = run(docker, tmp_path, stack).actions
+    assert actions[-1] == "remove network back"
+    assert list(docker.networks) == ["front"]
+    assert run(docker, tmp_path, stack).actions == []
 
 
 @pytest.mark.parametrize("kind", ["container", "network", "image"])

@@ -8,6 +8,7 @@ import os
 import pwd
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.slipway.platform.plugins.module_utils import _converged, _engines, _files
@@ -15,6 +16,49 @@ from ansible_collections.slipway.platform.plugins.module_utils import _converged
 from tests.unit.fakes import FakeHost, FakePackage, FakeUnit
 
 KEY, DIGEST = "nodes", "d1"
+
+
+class FakeDockerd:
+    """Answers on dockerd's socket: a container that runs, and its image."""
+
+    def __init__(self) -> None:
+        self.containers: dict[str, dict[str, Any]] = {}
+        self.images = {"web:1": {"Id": "sha256:1"}}
+        self.asked: list[str] = []
+
+    def __call__(self, path: str) -> Any:
+        self.asked.append(path)
+        kind, name = path.removesuffix("/json").lstrip("/").split("/", 1)
+        found = {"containers": self.containers, "images": self.images}[kind]
+        if name not in found:
+            raise OSError(f"GET {path} answered 404")
+        return found[name]
+
+    def run(self, name: str, *binds: str) -> None:
+        self.containers[name] = {
+            "Id": f"id of {name}",
+            "Image": "sha256:1",
+            "Config": {"Image": "web:1"},
+            "HostConfig": {"RestartPolicy": {"Name": "always"}, "Binds": list(binds)},
+            "NetworkSettings": {"Networks": {"front": {}}},
+            "State": {"Status": "running", "StartedAt": "2026-01-01T00:00:00Z"},
+        }
+
+
+@pytest.fixture
+def dockerd(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> FakeDockerd:
+    """Return a dockerd with a container that container_stack keeps, and one of somebody else's."""
+    monkeypatch.setattr(_converged, "MOUNTED", str(host.root))
+    made, config = FakeDockerd(), host.root / "etc"
+    config.mkdir()
+    (config / "web.conf").write_text("a", encoding="utf-8")
+    binds = (f"{config}:/etc/web:ro", f"{host.root}/data:/data", "/run/web:/run/web:ro")
+    made.run("web", *binds)
+    made.run("somebody-elses")
+    (Path(host.state_dir) / "stack").mkdir(parents=True)
+    record = {"containers": {"web": {"spec": {"image": "web:1"}, "view": {"HostConfig.Binds": list(binds)}}}}
+    (Path(host.state_dir) / "stack/s.json").write_text(json.dumps(record), encoding="utf-8")
+    return made
 
 
 @pytest.fixture
@@ -126,6 +170,77 @@ DRIFTS = [_edit, _chmod, _remove, _link, _downgrade, _unhold, _purge, _stop, _di
 @pytest.mark.parametrize("drift", DRIFTS, ids=lambda function: function.__name__.strip("_"))
 def test_drift_is_seen_and_named(machine: FakeHost, drift: Callable[[FakeHost], str]) -> None:
     assert drift(machine) in check(machine)
+
+
+@pytest.fixture
+def stack(dockerd: FakeDockerd, machine: FakeHost) -> tuple[FakeHost, FakeDockerd]:
+    """Return the machine and dockerd after a good run."""
+    _converged.record(KEY, DIGEST, state_dir=machine.state_dir, runner=machine, ask=dockerd)
+    return machine, dockerd
+
+
+def look(stack: tuple[FakeHost, FakeDockerd]) -> list[str]:
+    host, dockerd = stack
+    return _converged.check(KEY, DIGEST, state_dir=host.state_dir, runner=host, ask=dockerd)
+
+
+def test_containers_as_they_were_left_are_unchanged(stack: tuple[FakeHost, FakeDockerd]) -> None:
+    assert look(stack) == []
+    stack[1].containers["web"]["State"]["StartedAt"] = "2026-02-02T00:00:00Z"
+    stack[1].containers["somebody-elses"]["State"]["Status"] = "exited"
+    assert look(stack) == [], "a reboot, and somebody else's"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("State", "Status"), "exited"),
+        (("State", "Status"), "paused"),
+        (("State", "Status"), "restarting"),
+        (("Id",), "made by hand"),
+        (("Image",), "sha256:2"),
+        (("Config", "Image"), "web:2"),
+        (("HostConfig", "RestartPolicy"), {"Name": "no"}),
+        (("NetworkSettings", "Networks"), {}),
+    ],
+)
+def test_a_container_that_differs_is_seen(
+    path: tuple[str, ...], value: Any, stack: tuple[FakeHost, FakeDockerd]
+) -> None:
+    part = stack[1].containers["web"]
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    assert look(stack) == ["container web"]
+
+
+def test_a_container_that_is_gone_is_seen(stack: tuple[FakeHost, FakeDockerd]) -> None:
+    del stack[1].containers["web"]
+    assert look(stack) == ["container web"]
+
+
+def test_an_image_that_is_gone_is_seen(stack: tuple[FakeHost, FakeDockerd]) -> None:
+    stack[1].images.clear()
+    assert look(stack) == ["image web:1"]
+
+
+@pytest.mark.parametrize("name", ["web.conf", "another.conf"])
+def test_a_file_that_a_container_reads_is_seen_whoever_wrote_it(name: str, stack: tuple[FakeHost, FakeDockerd]) -> None:
+    path = stack[0].root / "etc" / name
+    path.write_text("b", encoding="utf-8")
+    assert look(stack) == [str(path)]
+
+
+def test_a_dockerd_that_does_not_answer_is_a_difference(stack: tuple[FakeHost, FakeDockerd]) -> None:
+    stack[1].containers.clear()
+    stack[1].images.clear()
+    assert look(stack) == ["container web", "image web:1"]
+
+
+def test_a_machine_without_our_containers_asks_no_dockerd(machine: FakeHost) -> None:
+    dockerd = FakeDockerd()
+    _converged.take(state_dir=machine.state_dir, runner=machine, ask=dockerd)
+    assert dockerd.asked == []
 
 
 def test_another_input_is_another_state(machine: FakeHost) -> None:

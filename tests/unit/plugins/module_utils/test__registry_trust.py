@@ -183,3 +183,58 @@ def test_a_port_may_be_text() -> None:
 def test_without_mirrors_only_the_registry_itself_is_told() -> None:
     paths = set(by_path(trust(mirrors=[], ca_certificate="")))
     assert paths == {"/etc/containerd/certs.d/registry.corp.lab:6001/hosts.toml"}
+
+
+CACHES = (
+    {"upstream": "docker.io", "host": "cache.corp.lab", "port": "6011"},
+    {"upstream": "registry.k8s.io", "host": "cache.corp.lab", "port": 6012},
+)
+HUB_CACHE, KUBERNETES_CACHE = "https://cache.corp.lab:6011", "https://cache.corp.lab:6012"
+
+
+@pytest.mark.parametrize("fallback", [True, False])
+def test_the_registry_is_asked_then_the_cache_then_the_upstream(fallback: bool) -> None:
+    """The tables of hosts.toml are asked in order; the last resort is the cache, or, with fallback, not named."""
+    given_trust = trust(caches=CACHES, fallback=fallback, user="u", password="p")
+    text = by_path(given_trust)["/etc/containerd/certs.d/docker.io/hosts.toml"]["secret_content"]
+    assert text.index(f'[host."{URL}"]') < text.index(f'[host."{HUB_CACHE}"]')
+    assert tomllib.loads(text).get("server") == (None if fallback else HUB_CACHE)
+    assert "header" not in tomllib.loads(text)["host"][HUB_CACHE]
+    assert list(toml(given_trust, "registry.k8s.io")["host"]) == [KUBERNETES_CACHE]
+    assert toml(given_trust, "registry.k8s.io").get("server") == (None if fallback else KUBERNETES_CACHE)
+
+
+def test_podman_asks_in_the_same_order() -> None:
+    conf = tomllib.loads(by_path(trust(caches=CACHES))["/etc/containers/registries.conf.d/50-slipway.conf"]["content"])
+    assert {item["prefix"]: [mirror["location"] for mirror in item["mirror"]] for item in conf["registry"]} == {
+        "docker.io": ["registry.corp.lab:6001", "cache.corp.lab:6011"],
+        "registry.k8s.io": ["cache.corp.lab:6012"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "mirrors"),
+    [
+        ({}, [URL, HUB_CACHE]),
+        ({"docker_mirror": False}, [HUB_CACHE]),
+        ({"mirrors": []}, [HUB_CACHE]),
+        ({"host": ""}, [HUB_CACHE]),
+        ({"caches": CACHES[1:]}, [URL]),
+    ],
+)
+def test_dockerd_asks_caches_of_the_hub(settings: dict[str, Any], mirrors: list[str]) -> None:
+    assert _registry_trust.daemon_json(trust(**{"caches": CACHES, **settings})) == {"registry-mirrors": mirrors}
+
+
+def test_caches_are_trusted_by_the_same_ca() -> None:
+    files = by_path(trust(caches=CACHES))
+    for place in ("docker", "containers"):
+        for port in (6011, 6012):
+            assert files[f"/etc/{place}/certs.d/cache.corp.lab:{port}/ca.crt"]["content"] == CA + "\n"
+
+
+def test_caches_do_without_a_registry() -> None:
+    alone = trust(host="", caches=CACHES)
+    assert "/etc/containerd/certs.d/docker.io/hosts.toml" in by_path(alone)
+    assert not [path for path in by_path(alone) if "registry.corp.lab" in path or ":6001" in path]
+    assert "a cache (containerd and Podman do)" in _registry_trust.notices(alone)[0]

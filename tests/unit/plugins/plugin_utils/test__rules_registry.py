@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.unit.plugins.plugin_utils.certificates import make
+
 
 def files(*names: str, **changes: str) -> dict[str, str]:
     """Return what registry_tls is given, with a certificate for the names."""
@@ -211,15 +213,123 @@ def test_a_certificate_outlives_its_renewal(days: Any, before: Any, good: bool) 
     assert (verdict is None) is good
 
 
+CLUSTER = {"server": "https://kube.corp.lab:6443", "token": "a.b.c"}
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"server": "http://kube.corp.lab"}, "[0].server"),
+        ({"server": "https://user@kube.corp.lab"}, "[0].server"),
+        ({"server": None}, "[0].server"),
+        ({"token": ""}, "[0].token"),
+        ({"token": "two\nlines"}, "[0].token"),
+        ({"ca_certificate": "no certificate"}, "[0].ca_certificate"),
+        ({"resources": ["/apis/a.io/v1/b", "rollouts"]}, "[0].resources[1]"),
+        ({"resources": ["/apis/a.io/v1/b?limit=1"]}, "[0].resources[0]"),
+    ],
+)
+def test_a_cluster_that_nobody_can_ask_is_refused(change: dict[str, Any], path: str) -> None:
+    verdict: Any = RULES["registry_clusters"]([{**CLUSTER, **change}])
+    assert paths(verdict) == [path]
+    assert "two" not in str(verdict)
+
+
+def test_clusters_that_can_be_asked() -> None:
+    more = {"server": "https://[fd00::1]:443/k8s/clusters/c-1", "token": "t\n", "resources": ["/apis/a.io/v1/rollouts"]}
+    assert RULES["registry_clusters"]([CLUSTER, {**CLUSTER, **more, "ca_certificate": None}]) == []
+    assert RULES["registry_clusters"]("x") == []
+
+
+@pytest.mark.parametrize(
+    ("issuer", "renewal", "good"), [(396, True, True), (395, True, False), ("0", True, False), (1, False, True)]
+)
+def test_an_issuer_outlives_what_it_signs(issuer: Any, renewal: bool, good: bool) -> None:
+    verdict = RULES["registry_renewal"]({"days": 365, "before": 30, "issuer": issuer, "renewal": renewal})
+    assert (verdict is None) is good
+
+
+@pytest.mark.parametrize(
+    ("damage", "needs"),
+    [
+        ({}, []),
+        ({"root": "", "issuer": "", "certificate": "", "key": ""}, []),
+        ({"root": "x"}, ["ca.crt to be a certificate"]),
+        ({"issuer": "x", "certificate": "x"}, ["HOST.issuer.crt to be a certificate", "HOST.crt to be a certificate"]),
+        ({"key": "s3cret"}, ["HOST.key to be a private key"]),
+        ({"tls": "files", "key": "x"}, []),
+    ],
+)
+def test_a_damaged_file_of_the_own_ca_is_refused(damage: dict[str, str], needs: list[str]) -> None:
+    pair = make("ca")
+    good = {"tls": "own_ca", "root": pair.pem, "issuer": pair.pem, "certificate": pair.pem, "key": pair.key_pem}
+    verdict = RULES["registry_pki"](good | damage) or []
+    assert isinstance(verdict, list)
+    assert [problem.needs.partition(",")[0] for problem in verdict] == needs
+    assert "s3cret" not in str(verdict)
+
+
 def test_all_rules_are_offered() -> None:
     assert sorted(_rules_registry.RULES) == [
         "registry_calendar",
+        "registry_clusters",
         "registry_collection",
         "registry_names",
+        "registry_pki",
         "registry_protected",
         "registry_pull",
         "registry_renewal",
         "registry_retention",
         "registry_rights",
+        "registry_storage",
         "registry_tls",
     ]
+
+
+BUCKET: dict[str, Any] = {
+    "storage": "s3", "endpoint": "https://s3.corp.lab:9000", "region": "us-east-1", "bucket": "images", "prefix": "a/b",
+    "access_key": "registry", "secret_key": "s3cr+t/key=", "retention": [], "schedule": "", "beside": ["r.corp.lab"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, {"endpoint": ""}, {"prefix": ""}, {"beside": []}, {"endpoint": "http://s3"}])
+def test_a_bucket_with_all_that_it_takes_is_taken(changes: dict[str, Any]) -> None:
+    assert RULES["registry_storage"](BUCKET | changes) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "bad"),
+    [
+        ("endpoint", "s3.corp.lab"),
+        ("endpoint", "https://s3.corp.lab/bucket"),
+        ("endpoint", "https://user:pass@s3.corp.lab"),
+        ("region", ""),
+        ("region", "eu west"),
+        ("bucket", ""),
+        ("bucket", "UPPER"),
+        ("bucket", "a/b"),
+        ("prefix", "/a"),
+        ("prefix", "a/"),
+        ("prefix", "a/../b"),
+        ("access_key", ""),
+        ("secret_key", ""),
+        ("secret_key", "top secret"),
+        ("retention", [{"keep_last": 1}]),
+        ("schedule", "daily"),
+        ("clusters", [{"server": "https://kube.corp.lab"}]),
+    ],
+)
+def test_a_bucket_that_cannot_work_is_refused_by_name(part: str, bad: Any) -> None:
+    verdict = RULES["registry_storage"](BUCKET | {part: bad})
+    assert isinstance(verdict, list)
+    assert [problem.path for problem in verdict] == [f".{part}"]
+    assert part not in ("access_key", "secret_key") or "top secret" not in str(verdict)
+    assert "pass@" not in str(verdict)
+
+
+def test_several_machines_cannot_share_a_directory() -> None:
+    assert RULES["registry_storage"]({"storage": "filesystem", "schedule": "daily", "beside": []}) is None
+    verdict = RULES["registry_storage"]({"storage": "filesystem", "beside": ["r.corp.lab", "r.corp.lab"]})
+    assert isinstance(verdict, Problem)
+    assert (verdict.path, verdict.got) == (".storage", "filesystem")
+    assert "2 more" in verdict.needs

@@ -62,7 +62,7 @@ def hosts(**changes: Any) -> dict[str, Any]:
     return {"host": "vault", "here": "registry", "machines": ["registry", "vault"], "address": ""} | changes
 
 
-@pytest.mark.parametrize("changes", [{}, {"host": ""}, {"address": "10.0.0.1"}])
+@pytest.mark.parametrize("changes", [{}, {"host": ""}, {"host": "", "storage": "s3"}, {"address": "10.0.0.1"}])
 def test_another_machine_is_taken(changes: dict[str, Any]) -> None:
     assert RULES["registry_backup_host"](hosts(**changes)) is None
 
@@ -73,6 +73,7 @@ def test_another_machine_is_taken(changes: dict[str, Any]) -> None:
         ({"host": "registry"}, ".host", "another machine"),
         ({"host": "vualt"}, ".host", "of the inventory"),
         ({"host": "", "address": "10.0.0.1"}, ".address", "to be empty"),
+        ({"storage": "s3"}, ".host", "have the bucket keep versions"),
         ({"address": "a b"}, ".address", "host name or an IP address"),
         ({"address": "-oProxyCommand=id"}, ".address", "host name or an IP address"),
     ],

@@ -78,3 +78,14 @@ def test_what_does_not_is_refused(changes: dict[str, Any], words: str) -> None:
     found = " ".join(together(**changes))
     assert words in found
     assert "s3" not in found
+
+
+CACHE = {"upstream": "docker.io", "host": "cache.corp.lab", "port": 6011}
+
+
+def test_caches_are_complete_and_differ() -> None:
+    rule = rules.RULES["registry_trust_caches"]
+    assert rule([CACHE, {**CACHE, "upstream": "vault.corp.lab:5000", "port": "6012"}]) == []
+    verdict = rule([CACHE, CACHE, {"upstream": "https://x", "host": "a b", "port": 0}])
+    assert isinstance(verdict, list)
+    assert [problem.path for problem in verdict] == ["[1].upstream", "[2].upstream", "[2].host", "[2].port"]
