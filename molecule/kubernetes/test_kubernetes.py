@@ -24,6 +24,8 @@ POISON = Secret("p0is0n-Pa55", "poison")
 TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
 # Who has a proxy, or asks one, on its way to the API server.
 PROXY = re.compile(r"\b(https?|all)_proxy=", re.IGNORECASE)
+# The tests' own login is poisoned, too.
+KUBECTL = "env -i PATH=/usr/bin:/bin HOME=/root kubectl --kubeconfig=/etc/kubernetes/admin.conf"
 PULLER = {"name": "puller", "password": "s3\"cr:e t%41'", "role": "reader"}
 ADMIN = {"name": "admin", "password": "lab-registry-admin"}
 UNRELATED = {"auths": {"elsewhere.corp.lab": {"auth": "c29tZWJvZHk6ZWxzZQ=="}}}
@@ -51,7 +53,7 @@ class Cluster:
         self.control = control
 
     def run(self, words: str, *arguments: str) -> Any:
-        return self.control.run(f"kubectl --kubeconfig=/etc/kubernetes/admin.conf {words}", *arguments)
+        return self.control.run(f"{KUBECTL} {words}", *arguments)
 
     def ask(self, words: str, *arguments: str) -> str:
         done = self.run(words, *arguments)
@@ -283,7 +285,7 @@ def test_bare_names_run_when_the_registry_asks_for_a_password(cluster: Cluster, 
     assert leaks_in(output, [Secret(PULLER["password"], PULLER["name"])]) == []
     try:
         refused = node.run(
-            "curl -s -o /dev/null -w '%{http_code}' https://kube-control.corp.lab:6001/v2/hello/tags/list -k"
+            "curl -s --noproxy '*' -o /dev/null -w '%{http_code}' https://kube-control.corp.lab:6001/v2/hello/tags/list -k"
         )
         assert refused.stdout == "401"
         run_pods(cluster, "", "unrelated", "matching")
