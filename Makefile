@@ -29,9 +29,16 @@ setup: ## Install what is missing, start dockerd where systemd doesn't, make the
 
 lab: setup ## Boot the embedded lab, converge it with site.yml, verify it and show the result
 	@$(STEP) "Boot the lab ($(PROFILE))" env PROFILE=$(PROFILE) $(LAB) up
-	$(STEP) "Converge it: ansible-playbook site.yml" ansible-playbook site.yml
-	$(STEP) "Push hello:1 to the private registry" $(LAB) seed
-	$(STEP) "Verify it: ansible-playbook playbooks/verify.yml" ansible-playbook playbooks/verify.yml
+	if [ "$(PROFILE)" != kubernetes ]; then
+	  $(STEP) "Converge it: ansible-playbook site.yml" ansible-playbook site.yml
+	  $(STEP) "Push hello:1 to the private registry" $(LAB) seed
+	else # node3 stays as it is, for: ansible-playbook playbooks/onboard.yml -l node3
+	  $(STEP) "Converge it: ansible-playbook site.yml" ansible-playbook site.yml -l '!node3' --skip-tags kubernetes
+	  $(STEP) "Push hello:1 to the private registry" $(LAB) seed
+	  $(STEP) "Push Kubernetes' images to it" $(LAB) kubernetes --push
+	  $(STEP) "Run the cluster: playbooks/kubernetes.yml" ansible-playbook playbooks/kubernetes.yml -l '!node3'
+	fi
+	$(STEP) "Verify it: ansible-playbook playbooks/verify.yml" ansible-playbook playbooks/verify.yml $(if $(filter kubernetes,$(PROFILE)),-l '!node3')
 	$(PY) -m tests.lab.summary
 
 lab-down: ## Throw the lab's machines away (images and caches stay)

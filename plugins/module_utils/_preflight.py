@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+import email.utils
 import json
+import re
 import socket
 import ssl
 import threading
@@ -18,6 +20,8 @@ from ansible_collections.slipway.platform.plugins.module_utils._errors import Ho
 MAX_ANSWER = 65536
 # Sockets end by themselves at the deadline; this much later only a hanging getaddrinfo(3) is left.
 GRACE = 1.0
+# Certificates are valid from some minutes before they are made (kubeadm: 5); more than half of that is a mistake.
+MAX_CLOCK_SECONDS = 120
 
 Resolver = t.Callable[[str, int], list[t.Any]]
 
@@ -37,6 +41,15 @@ class Name:
 
     variable: str
     name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """A TLS server that the host has to reach directly, and the variable that names it."""
+
+    variable: str
+    host: str
+    port: int
 
 
 @dataclasses.dataclass
@@ -75,7 +88,12 @@ def merge(probes: t.Iterable[Probe]) -> list[Probe]:
 
 
 def check(
-    probes: t.Sequence[Probe], names: t.Sequence[Name], *, seconds: float, resolver: Resolver = resolve
+    probes: t.Sequence[Probe],
+    names: t.Sequence[Name],
+    servers: t.Sequence[Server] = (),
+    *,
+    seconds: float,
+    resolver: Resolver = resolve,
 ) -> Report:
     """Try everything at once; what is not decided within seconds (each, and so all together) counts as failed."""
     deadline = Deadline(seconds)
@@ -86,6 +104,9 @@ def check(
     for name in names:
         subject = f"{name.variable}: {name.name}"
         jobs.append((subject, lambda name=name: _try_name(name, resolver)))  # type: ignore[misc]
+    for server in servers:
+        subject = f"{server.variable}: {server.host}:{server.port}"
+        jobs.append((subject, lambda server=server: _try_server(server, deadline, resolver)))  # type: ignore[misc]
     return _run_all(jobs, deadline)
 
 
@@ -118,6 +139,46 @@ def _try_name(name: Name, resolver: Resolver) -> tuple[str, str]:
     except (OSError, UnicodeError):
         return "does not resolve on this host: it needs a name that the host's DNS servers or /etc/hosts know", ""
     return "", ""
+
+
+def _try_server(server: Server, deadline: Deadline, resolver: Resolver) -> tuple[str, str]:
+    """Reach a server, and compare its clock with ours: certificates of a cluster are made for now."""
+    try:
+        addresses = resolver(server.host, server.port)
+    except (OSError, UnicodeError):
+        return "does not resolve on this host: it needs a name that the host's DNS servers or /etc/hosts know", ""
+    try:
+        with _connect(addresses, deadline) as plain:
+            plain.settimeout(deadline.left)
+            return _judge_clock(_date(plain, server.host)), ""
+    except TimeoutError:
+        return f"gave no answer within {deadline.seconds:g} s: it needs to be reachable from this host directly", ""
+    except ConnectionRefusedError:
+        return "refused the connection: it needs a server that listens there", ""
+    except OSError as exc:
+        return f"cannot be reached from this host ({exc.strerror or exc}): it needs a route to it", ""
+
+
+def _date(plain: socket.socket, host: str) -> str:
+    """Return the Date header of a server's answer; whom to trust is not asked here, nothing is sent to it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with context.wrap_socket(plain, server_hostname=host) as connection:
+        connection.sendall(f"HEAD /healthz HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        head = connection.recv(MAX_ANSWER).decode("latin-1")
+    match = re.search(r"^date: *(.*?)\r?$", head, re.I | re.M)
+    return match[1] if match else ""
+
+
+def _judge_clock(date: str) -> str:
+    try:
+        theirs = email.utils.parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return ""
+    off = time.time() - theirs
+    if abs(off) <= MAX_CLOCK_SECONDS:
+        return ""
+    return f"has a clock {abs(off):.0f} s {'behind' if off > 0 else 'ahead of'} this host's: both need the right time"
 
 
 def _try_proxy(probe: Probe, deadline: Deadline, resolver: Resolver) -> tuple[str, str]:

@@ -56,6 +56,22 @@ options:
         description: The host name or address. An empty one is skipped.
         type: str
         required: true
+  servers:
+    description:
+      - TLS servers that the host has to reach without a proxy. A clock that differs by more than two minutes from
+        theirs is a failure too.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      variable:
+        description: Name of the variable that holds the server, for the message.
+        type: str
+        required: true
+      address:
+        description: Host and port. An empty one is skipped.
+        type: str
+        required: true
   refuse_docker_proxies:
     description:
       - Whether C(proxies) in C(/etc/docker/daemon.json) is a failure beside any of O(proxies). dockerd uses it before
@@ -167,6 +183,12 @@ ARGUMENT_SPEC = {
         "default": [],
         "options": {"variable": {"type": "str", "required": True}, "name": {"type": "str", "required": True}},
     },
+    "servers": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {"variable": {"type": "str", "required": True}, "address": {"type": "str", "required": True}},
+    },
     "refuse_docker_proxies": {"type": "bool", "default": False},
     "timeout": {"type": "int", "default": 10},
 }
@@ -189,6 +211,11 @@ def _probes(settings: t.Iterable[dict[str, t.Any]], failures: list[str]) -> list
         if proxy:
             probes.append(_preflight.Probe((setting["variable"],), proxy, setting["probe"]))
     return _preflight.merge(probes)
+
+
+def _server(setting: dict[str, t.Any]) -> _preflight.Server:
+    host, _, port = setting["address"].rpartition(":")
+    return _preflight.Server(setting["variable"], host, int(port))
 
 
 def _docker_config(failures: list[str]) -> None:
@@ -215,7 +242,8 @@ def main() -> None:
     names = [_preflight.Name(item["variable"], item["name"]) for item in params["names"] if item["name"]]
     if params["refuse_docker_proxies"] and probes:
         _docker_config(failures)
-    report = _preflight.check(probes, names, seconds=params["timeout"])
+    servers = [_server(item) for item in params["servers"] if item["address"]]
+    report = _preflight.check(probes, names, servers, seconds=params["timeout"])
     failures += report.failures
     for warning in report.warnings:
         module.warn(warning)

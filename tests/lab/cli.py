@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.lab import build, engine, gpu, images, internet, lab, machines, molecule, paths, plan, seed, ssh
+from tests.lab import build, engine, gpu, images, internet, kubernetes, lab, machines, molecule, paths, plan, seed, ssh
 from tests.lab.errors import LabError
 from tests.lab.plan import Machine
 
@@ -59,11 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--driver", default=gpu.DRIVER, help="version of the driver, by default %(default)s")
     card.add_argument("--remove", action="store_true", help="take GPUs and driver away")
     seeding = add("seed", _seed, "Push hello:1, which exists nowhere else, to the private registry.")
-    seeding.add_argument("--machine", default="registry", help="where the registry runs")
-    seeding.add_argument("--host", help="the registry's name, by default MACHINE.corp.lab")
-    seeding.add_argument("--port", type=int, default=6001)
-    seeding.add_argument("--ca", type=Path, default=paths.state() / "pki" / "ca.crt", help="PEM file of its authority")
     seeding.add_argument("--image", default="hello:1", help="what it is called there")
+    cluster = add("kubernetes", _kubernetes, "Build Kubernetes; `internet` serves its packages from then on.")
+    cluster.add_argument("--push", action="store_true", help="push its images to the private registry, too")
+    for command in (seeding, cluster):
+        command.add_argument("--machine", default="registry", help="where the registry runs")
+        command.add_argument("--host", help="the registry's name, by default MACHINE.corp.lab")
+        command.add_argument("--port", type=int, default=6001)
+        command.add_argument(
+            "--ca", type=Path, default=paths.state() / "pki" / "ca.crt", help="PEM file of its authority"
+        )
     add("images", _images, "Make every image of the lab.")
     add("clean", _clean, "Remove images and artefacts that no recipe makes any more.")
     add("molecule-create", _molecule_create, "Make a scenario's machines (molecule/shared/create.yml).")
@@ -72,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    known = {machine.name: machine for machine in plan.machines(os.environ.get("PROFILE") or "core")}
+    profile = os.environ.get("PROFILE") or "core"
+    known = {machine.name: machine for machine in plan.machines(profile)}
     always = [lab.GATEWAY.name, lab.INTERNET.name]
     unknown = [name for name in arguments.machine if name not in (*known, *always)]
     if unknown:
@@ -80,6 +86,9 @@ def _up(arguments: argparse.Namespace) -> int:
     wanted = [known[name] for name in arguments.machine or known if name in known]
     # The whole lab is what the environment says; bringing up a part must not change the account of the rest.
     lab.up(wanted, keep_account=bool(arguments.machine))
+    if profile == "kubernetes":
+        kubernetes.publish()
+        kubernetes.write_hosts()
     if arguments.packages:
         lab.check_packages(wanted)
     return 0
@@ -88,6 +97,7 @@ def _up(arguments: argparse.Namespace) -> int:
 def _down(_: argparse.Namespace) -> int:
     for name in lab.down():
         print(name)
+    kubernetes.hosts_file().unlink(missing_ok=True)
     return 0
 
 
@@ -140,9 +150,9 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _seed(arguments: argparse.Namespace) -> int:
+def _registry(arguments: argparse.Namespace) -> seed.Registry:
     user, password = seed.admin()
-    registry = seed.Registry(
+    return seed.Registry(
         host=arguments.host or f"{arguments.machine}.{plan.ZONE}",
         port=arguments.port,
         address=machines.address(arguments.machine),
@@ -150,9 +160,21 @@ def _seed(arguments: argparse.Namespace) -> int:
         user=user,
         password=password,
     )
+
+
+def _seed(arguments: argparse.Namespace) -> int:
+    registry = _registry(arguments)
     repository, _, tag = arguments.image.rpartition(":")
     seed.push(seed.Store(internet.seed_store()), ("hello", "1"), registry, (repository, tag))
     print(f"{registry.host}:{registry.port}/{arguments.image}")
+    return 0
+
+
+def _kubernetes(arguments: argparse.Namespace) -> int:
+    kubernetes.publish()
+    if arguments.push:
+        for reference in kubernetes.push(_registry(arguments)):
+            print(reference)
     return 0
 
 

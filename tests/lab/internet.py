@@ -104,14 +104,15 @@ def seed_store() -> Path:
 def _fill(target: Path) -> None:
     temporary = target.with_suffix(".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    _fill_store(temporary / "registry", HUB)
-    _fill_store(temporary / "seed", SEED)
+    fill_store(temporary / "registry", HUB)
+    fill_store(temporary / "seed", SEED)
     images.extract("apt", APT_ROOT, temporary / "apt")
     images.extract("apt-nvidia", NVIDIA_ROOT, temporary / "nvidia")
     temporary.rename(target)
 
 
-def _fill_store(root: Path, references: Mapping[str, str]) -> None:
+def fill_store(root: Path, references: Mapping[str, str]) -> None:
+    """Run a registry on this host for as long as it takes to push images into it."""
     root.mkdir(parents=True)
     with _serving(root) as port:
         for reference, name in references.items():

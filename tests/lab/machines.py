@@ -306,6 +306,21 @@ def _host_config(form: Form) -> dict[str, Any]:
     return config
 
 
+# Machines share the host's cgroup tree: a kubelet gets a branch of its own, which it wants to find there. In version 1
+# every controller is a tree; kubelet_root() is what the kubelet is told.
+KUBELET_DROP_IN = """\
+[Service]
+ExecStartPre=/bin/sh -c 'for tree in /sys/fs/cgroup/*/; do mkdir -p $${tree}{root} || true; done'
+ExecStartPre=/bin/sh -c 'cat $${tree:=/sys/fs/cgroup/cpuset}/cpuset.cpus >$${tree}{root}/cpuset.cpus || true'
+ExecStartPre=/bin/sh -c 'cat $${tree:=/sys/fs/cgroup/cpuset}/cpuset.mems >$${tree}{root}/cpuset.mems || true'
+"""
+
+
+def kubelet_root(name: str) -> str:
+    """Branch of the cgroup tree for a machine's kubelet, on a host with version 1."""
+    return f"/{plan.PREFIX}{name}"
+
+
 def _own_files(machine: Machine, form: Form, key: ssh.KeyPair) -> bytes:
     """What makes one machine differ from another, as a tar archive."""
     own_address = _corp_address(form) or next(iter(form.networks.values()))
@@ -318,6 +333,9 @@ def _own_files(machine: Machine, form: Form, key: ssh.KeyPair) -> bytes:
         "etc/ssh/ssh_host_ed25519_key.pub": (key.public, 0o644, 0),
         "home/ops/.ssh/authorized_keys": (ssh.user_public_key(), 0o600, USER_ID),
     }
+    if engine.cgroup_version() == 1:
+        drop_in = KUBELET_DROP_IN.replace("{root}", kubelet_root(machine.name))
+        files["etc/systemd/system/kubelet.service.d/slipway-lab.conf"] = (drop_in, 0o644, 0)
     if form.route:
         files["etc/slipway-lab/route"] = (f"{form.route}\n", 0o644, 0)
     buffer = io.BytesIO()

@@ -55,7 +55,7 @@ def platforms(scenario: Mapping[str, Any], name: str) -> list[Machine]:
         if unknown:
             needed = ", ".join(sorted(PLATFORM_KEYS))
             raise LabError(f"Scenario {name}: platform key '{min(unknown)}' is unknown: it needs one of {needed}.")
-        if platform["name"] in {machine.name for machine in plan.MACHINES}:
+        if platform["name"] in {machine.name for profile in plan.PROFILES.values() for machine in profile}:
             raise LabError(f"Scenario {name}: platform '{platform['name']}' is a machine of the lab: it needs another.")
         image = _image(platform.get("image", "trixie"), os.environ.get("MOLECULE_IMAGE", ""))
         gpus = platform.get("gpus", 0)

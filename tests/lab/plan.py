@@ -28,6 +28,7 @@ PLAYED_NAMES = (
     "download.docker.com",
     "nvidia.github.io",
     "registry.k8s.io",
+    "pkgs.k8s.io",
 )
 
 # Addresses of machines that are not in the plan, such as molecule's, come from here.
@@ -75,7 +76,11 @@ MACHINES = (
     Machine(name="node1", image="trixie", address=IPv4Address("172.29.64.21"), gpus=2),
     Machine(name="node2", image="bookworm", address=IPv4Address("172.29.64.22")),
 )
-PROFILES = {"core": MACHINES}
+KUBERNETES = (
+    Machine(name="control", image="trixie", address=IPv4Address("172.29.64.12")),
+    Machine(name="node3", image="trixie", address=IPv4Address("172.29.64.23")),
+)
+PROFILES = {"core": MACHINES, "kubernetes": (*MACHINES, *KUBERNETES)}
 
 
 def machines(profile: str) -> tuple[Machine, ...]:

@@ -6,7 +6,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab.golang import PROGRAMS
+from tests.lab.golang import KUBERNETES, PROGRAMS
 from tests.lab.paths import FILES, digest
 
 MACHINE_PACKAGES = (
@@ -334,6 +334,91 @@ _NVIDIA_APT = Layer(
     copies=tuple(f"nvidia-{v}" for v in NVIDIA_VERSIONS),
 )
 
+# Kubernetes: its own programs under the names of its own images, in packages that have the layout of its own.
+KUBERNETES_ROOT = "/srv/kubernetes"
+CNI_MODULE, CNI_VERSION = "github.com/containernetworking/plugins", "1.7.1"
+FLANNEL_VERSION = "v0.26.7"
+FLANNEL_PLUGIN_VERSION = "v1.6.2-flannel1"
+COREDNS_VERSION = PROGRAMS["coredns"].version
+ETCD_TAG = f"{PROGRAMS['etcd'].version.removeprefix('v')}-0"
+_CNI_PLUGINS = (
+    *(f"main/{name}" for name in ("bridge", "dummy", "host-device", "ipvlan", "loopback", "macvlan", "ptp", "vlan")),
+    *(f"ipam/{name}" for name in ("dhcp", "host-local", "static")),
+    *(f"meta/{name}" for name in ("bandwidth", "firewall", "portmap", "sbr", "tuning", "vrf")),
+)
+_CNI = Compiled(
+    name="kubernetes-cni",
+    parent="cc",
+    module=CNI_MODULE,
+    version=f"v{CNI_VERSION}",
+    packages=tuple(f"plugins/{name}" for name in _CNI_PLUGINS),
+)
+_FLANNEL_PROGRAM = Compiled(
+    name="flannel-program",
+    parent="cc",
+    module="github.com/flannel-io/flannel",
+    version=FLANNEL_VERSION,
+    packages=(".",),
+    link_flags=f"-s -w -X github.com/flannel-io/flannel/pkg/version.Version={FLANNEL_VERSION}",
+)
+
+
+def _component(name: str, path: str = "/usr/local/bin") -> Layer:
+    """One static program, found by its name, and nothing else."""
+    return Layer(
+        name=f"kubernetes-{name}",
+        parent="scratch",
+        dockerfile=f'COPY {name} {path}/{name}\nENV PATH={path}\nENTRYPOINT ["{path}/{name}"]\n',
+        programs=(name,),
+    )
+
+
+_NETWORK = Layer(name="kubernetes-network", parent="debian", dockerfile=_install("conntrack", "iptables", "kmod"))
+_KUBE_PROXY = Layer(
+    name="kubernetes-kube-proxy",
+    parent="kubernetes-network",
+    dockerfile="COPY kube-proxy /usr/local/bin/kube-proxy\n",
+    programs=("kube-proxy",),
+)
+_FLANNEL = Layer(
+    name="kubernetes-flannel",
+    parent="kubernetes-network",
+    dockerfile=f"COPY --from=@flannel-program@ {PROGRAMS_ROOT}/flannel /opt/bin/flanneld\n"
+    + 'ENTRYPOINT ["/opt/bin/flanneld"]\n',
+    copies=("flannel-program",),
+)
+_FLANNEL_PLUGIN = Layer(
+    name="kubernetes-flannel-plugin",
+    parent="debian",
+    dockerfile="COPY flannel-stand-in /flannel\n",
+    programs=("flannel-stand-in",),
+)
+_KUBERNETES_APT = Layer(
+    name="apt-kubernetes",
+    parent="trixie",
+    dockerfile=f"COPY --from=@kubernetes-cni@ {PROGRAMS_ROOT} /srv/cni\n"
+    + "COPY kubeadm kubectl kubelet /srv/programs/\n"
+    + "COPY kubernetes /usr/local/bin/kubernetes\n"
+    + "RUN apt-get -q update && apt-get -qy install --no-install-recommends apt-utils gpg-agent"
+    + f" && kubernetes {KUBERNETES_ROOT} {KUBERNETES} {CNI_VERSION} && rm -rf /srv/programs\n",
+    files={"kubernetes": "apt/kubernetes"},
+    programs=("kubeadm", "kubectl", "kubelet"),
+    copies=("kubernetes-cni",),
+)
+
+# What the private registry gets by `python -m tests.lab kubernetes --push`, under the names that it has upstream.
+KUBERNETES_IMAGES = {
+    **{
+        f"{name}:v{KUBERNETES}": f"kubernetes-{name}"
+        for name in ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler")
+    },
+    f"etcd:{ETCD_TAG}": "kubernetes-etcd",
+    f"coredns/coredns:{COREDNS_VERSION}": "kubernetes-coredns",
+    f"flannel/flannel:{FLANNEL_VERSION}": "kubernetes-flannel",
+    f"flannel/flannel-cni-plugin:{FLANNEL_PLUGIN_VERSION}": "kubernetes-flannel-plugin",
+    "pause:3.10.1": "hub-pause",
+}
+
 # Chromium, for tests/browser.
 _BROWSER = Layer(name="browser", parent="debian", dockerfile=_install("chromium", "fonts-dejavu-core"))
 
@@ -362,6 +447,15 @@ _ALL: tuple[Recipe, ...] = (
     _GPU,
     _NVIDIA_APT,
     _BROWSER,
+    _CNI,
+    _FLANNEL_PROGRAM,
+    *(_component(name) for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd")),
+    _component("coredns", "/bin"),
+    _NETWORK,
+    _KUBE_PROXY,
+    _FLANNEL,
+    _FLANNEL_PLUGIN,
+    _KUBERNETES_APT,
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import email.utils
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from typing import Any
 import pytest
 from ansible_collections.slipway.platform.plugins.module_utils import _preflight, _proxy
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+
+from tests.unit.plugins.plugin_utils.certificates import make
 
 PASSWORD = "p@ss%20#:/w0rd!"
 TARGET = "registry-1.docker.io:443"
@@ -212,3 +216,61 @@ def test_a_broken_daemon_json_is_named(tmp_path: Path) -> None:
     path.write_text("{", encoding="utf-8")
     with pytest.raises(HostError, match=r"daemon\.json is not JSON"):
         _preflight.docker_proxies(str(path))
+
+
+@contextlib.contextmanager
+def tls_server(directory: Path, head: str) -> Iterator[int]:
+    """Serve a head of an answer by TLS, to everybody; yields the port."""
+    pair = make("control")
+    (directory / "tls.pem").write_text(pair.key_pem + pair.pem, encoding="ascii")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "tls.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with context.wrap_socket(listener.accept()[0], server_side=True) as connection:
+                        connection.recv(65536)
+                        connection.sendall(head.encode())
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def reached(port: int, host: str = "127.0.0.1") -> list[str]:
+    return _preflight.check([], [], [_preflight.Server("endpoint", host, port)], seconds=5).failures
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, ""), (60, ""), (600, "s ahead of this host's: both need the right time"), (-600, "s behind this host's")],
+)
+def test_a_server_is_reached_and_its_clock_compared(tmp_path: Path, seconds: int, words: str) -> None:
+    date = email.utils.formatdate(time.time() + seconds, usegmt=True)
+    with tls_server(tmp_path, f"HTTP/1.1 401 No\r\nDate: {date}\r\n\r\n") as port:
+        found = reached(port)
+    assert (words in found[0]) if words else found == []
+
+
+def test_a_server_without_a_clock(tmp_path: Path) -> None:
+    with tls_server(tmp_path, "HTTP/1.1 200 OK\r\n\r\n") as port:
+        assert reached(port) == []
+
+
+def test_a_server_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert reached(port) == [
+        f"endpoint: 127.0.0.1:{port} refused the connection: it needs a server that listens there."
+    ]
+    assert "does not resolve" in reached(1, "no.invalid")[0]
+    with server(b"no TLS") as (plain, _):
+        assert f"endpoint: 127.0.0.1:{plain} cannot be reached from this host (" in reached(plain)[0]
+
+    def silent(*_: object) -> socket.socket:
+        raise TimeoutError
+
+    monkeypatch.setattr(_preflight, "_connect", silent)
+    assert "gave no answer within 5 s" in reached(port)[0]

@@ -1,0 +1,3 @@
+module corp.lab/flannel-stand-in
+
+go 1.24.0

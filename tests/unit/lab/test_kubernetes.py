@@ -1,0 +1,70 @@
+"""What the lab serves of Kubernetes, and how its inventory learns of the machines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.lab import golang, kubernetes, paths, recipes
+
+REPOSITORY = paths.REPOSITORY
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "slipway" / "lab"
+
+
+def made(root: Path, fingerprint: str) -> Path:
+    apt = root / "made" / "apt"
+    (apt / "core:").mkdir(parents=True, exist_ok=True)
+    (apt / "Release.key").write_text("the key\n")
+    (apt / "fingerprint").write_text(fingerprint)
+    return apt.parent
+
+
+def test_packages_are_served_and_their_signer_noted(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes, "content", lambda: made(tmp_path, "AB\n"))
+    kubernetes.publish()
+    served = cache / "internet" / "kubernetes"
+    assert (served / "core:").is_dir()
+    assert (cache / "kubernetes-apt-key.asc").read_text() == "the key\n"
+    assert (cache / "kubernetes-apt-key.fingerprint").read_text() == "AB\n"
+    (served / "touched").touch()
+    kubernetes.publish()
+    assert (served / "touched").exists(), "what is served already is left alone"
+    monkeypatch.setattr(kubernetes, "content", lambda: made(tmp_path, "CD\n"))
+    kubernetes.publish()
+    assert not (served / "touched").exists()
+
+
+def test_the_inventory_has_the_machines_only_while_the_lab_has_them(cache: Path) -> None:
+    script = [str(REPOSITORY / "inventory" / "lab" / "kubernetes"), "--list"]
+    assert "kubernetes_nodes" not in json.loads(subprocess.check_output(script))
+    kubernetes.write_hosts()
+    found = json.loads(subprocess.check_output(script))
+    assert found["kubernetes_nodes"]["hosts"] == ["node1", "node2", "node3"]
+    assert found["_meta"]["hostvars"]["control"] == {"ansible_host": "172.29.64.12"}
+
+
+def test_images_have_their_upstream_names() -> None:
+    assert f"kube-apiserver:v{golang.KUBERNETES}" in recipes.KUBERNETES_IMAGES
+    assert set(recipes.KUBERNETES_IMAGES.values()) <= set(recipes.RECIPES)
+    assert not set(recipes.KUBERNETES_IMAGES.values()) & {*recipes.HUB.values()} - {"hub-pause"}, (
+        "the internet has none"
+    )
+
+
+def test_a_program_of_the_labs_own_changes_with_its_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = golang.PROGRAMS["flannel-stand-in"]
+    before = program.key()
+    (tmp_path / "flannel-stand-in").mkdir()
+    (tmp_path / "flannel-stand-in" / "main.go").write_text("package main\n")
+    monkeypatch.setattr(paths, "FILES", tmp_path)
+    assert program.key() != before

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""kubeadm and kubectl as they are called, what is told of their failures, and who a kubeconfig trusts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from ansible_collections.slipway.platform.plugins.module_utils import _kubernetes
+from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+from ansible_collections.slipway.platform.plugins.module_utils._run import Result
+
+TOKEN = "abcdef.0123456789abcdef"
+DER = b"a certificate"
+PEM = f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(DER).decode()}\n-----END CERTIFICATE-----\n"
+
+
+def kubeconfig(server: str = "https://control:6443", pem: str = PEM) -> str:
+    data = base64.b64encode(pem.encode()).decode()
+    return f"clusters:\n- cluster:\n    certificate-authority-data: {data}\n    server: {server}\n"
+
+
+class Shell:
+    """Answers every command with one result and keeps what it was asked."""
+
+    def __init__(self, *results: Result) -> None:
+        self.results = list(results)
+        self.calls: list[list[str]] = []
+        self.stdin: list[str | None] = []
+
+    def __call__(self, argv: Sequence[str], *, timeout: float = 60, stdin: str | None = None) -> Result:
+        del timeout
+        self.calls.append(list(argv))
+        self.stdin.append(stdin)
+        return self.results.pop(0) if len(self.results) > 1 else self.results[0]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> _kubernetes.Places:
+    (tmp_path / "etc/kubernetes").mkdir(parents=True)
+    return _kubernetes.Places(f"{tmp_path}/")
+
+
+def test_kubeadm_has_no_environment_of_ours() -> None:
+    shell = Shell(Result(0, "done", ""))
+    assert _kubernetes.kubeadm(shell, "join", "--config=x").stdout == "done"
+    assert shell.calls == [[*_kubernetes.SCRUBBED, "kubeadm", "join", "--config=x"]]
+    assert shell.calls[0][:2] == ["env", "-i"]
+
+
+def test_a_proxy_that_kubeadm_sees_is_an_error() -> None:
+    with pytest.raises(HostError, match="saw a proxy"):
+        _kubernetes.kubeadm(Shell(Result(0, "", "[WARNING HTTPProxy]: Connection uses proxy")), "join")
+
+
+def test_what_is_told_of_a_failure() -> None:
+    output = f"[preflight] Running\n[ERROR Port-10250]: in use\n[ERROR Port-10250]: in use\nuse {TOKEN}\nhttp://u:p@x\n"
+    with pytest.raises(HostError) as error:
+        _kubernetes.kubeadm(Shell(Result(1, output, "")), "join")
+    assert str(error.value) == "kubeadm join failed: [ERROR Port-10250]: in use"
+    assert _kubernetes.told(f"one\ntwo {TOKEN}\nhttp://u:p@x") == "one; two ***; http://***@x"
+    assert _kubernetes.told("") == "it says nothing"
+
+
+def test_kubectl(places: _kubernetes.Places) -> None:
+    api = _kubernetes.Api(Shell(Result(0, "", "")), places)
+    with pytest.raises(HostError, match="a machine on which a control plane runs"):
+        api.ask("get", "nodes")
+    Path(places.admin).touch()
+    assert api.get("node", "a") is None
+    shell = Shell(Result(0, '{"kind": "Node"}', ""))
+    api = _kubernetes.Api(shell, places)
+    assert api.get("node", "a") == {"kind": "Node"}
+    assert shell.calls[0][len(_kubernetes.SCRUBBED) :] == [
+        "kubectl",
+        f"--kubeconfig={places.admin}",
+        "--request-timeout=20s",
+        "get",
+        "node",
+        "a",
+        "--output=json",
+        "--ignore-not-found",
+    ]
+    assert api.ask("apply", stdin="x") == '{"kind": "Node"}'
+    assert shell.stdin[-1] == "x"
+
+
+def test_kubectl_fails_in_its_own_words(places: _kubernetes.Places) -> None:
+    Path(places.admin).touch()
+    api = _kubernetes.Api(Shell(Result(1, "", "error: no such thing\n")), places)
+    with pytest.raises(HostError, match="kubectl get node a failed: error: no such thing"):
+        api.get("node", "a")
+    with pytest.raises(HostError, match="kubectl drain a failed: error: no such thing"):
+        api.ask("drain", "a")
+
+
+def test_who_a_kubeconfig_trusts(places: _kubernetes.Places) -> None:
+    assert _kubernetes.cluster_of(places.kubelet) == ("", "")
+    Path(places.kubelet).write_text(kubeconfig())
+    assert _kubernetes.cluster_of(places.kubelet) == ("https://control:6443", hashlib.sha256(DER).hexdigest())
+    Path(places.kubelet).write_text("    server: https://x\n    certificate-authority-data: YQ\n")
+    assert _kubernetes.cluster_of(places.kubelet) == ("https://x", "")
+    assert _kubernetes.fingerprint("-----BEGIN CERTIFICATE-----\nYQ\n-----END CERTIFICATE-----") == ""
+    assert _kubernetes.read(f"{places.kubelet}/below") == ""
+
+
+def test_what_has_begun(places: _kubernetes.Places) -> None:
+    assert _kubernetes.begun(places) == ""
+    _kubernetes.begin(places, "join")
+    assert _kubernetes.begun(places) == "join"
+    assert Path(places.marker).stat().st_mode & 0o777 == 0o600
+    for broken in ("{", "[]"):
+        Path(places.marker).write_text(broken)
+        assert _kubernetes.begun(places) == ""
