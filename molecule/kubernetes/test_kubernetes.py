@@ -284,9 +284,8 @@ def test_bare_names_run_when_the_registry_asks_for_a_password(cluster: Cluster, 
     output = play("converge.yml", registry_pull="authenticated", site_registry=login, **both).succeeded().output
     assert leaks_in(output, [Secret(PULLER["password"], PULLER["name"])]) == []
     try:
-        refused = node.run(
-            "curl -s --noproxy '*' -o /dev/null -w '%{http_code}' https://kube-control.corp.lab:6001/v2/hello/tags/list -k"
-        )
+        address = "https://kube-control.corp.lab:6001/v2/hello/tags/list"
+        refused = node.run(f"curl -sk --noproxy '*' -o /dev/null -w '%{{http_code}}' {address}")
         assert refused.stdout == "401"
         run_pods(cluster, "", "unrelated", "matching")
         assert pids(node)[:2] == before, "neither kubelet nor containerd restarts for a login"
