@@ -65,6 +65,7 @@ HALF_JOINED = (
 # As /proc/net/tcp writes them: port 10250, and the state of a listening socket.
 KUBELET_PORT, LISTENS = ":280A", "0A"
 MIN_FREE = 2 * 2**30
+SUBNET = "run/flannel/subnet.env"
 JOIN_SECONDS = 420.0
 CHAINS = re.compile(r"\bKUBE-|\bFLANNEL-|\bCNI-")
 
@@ -311,6 +312,7 @@ class NodeHost:
         self.outcome.joined = True
         if self.check:
             return
+        self._forget_subnet()
         _kubernetes.begin(self.places, "join")
         path = self.places.at("run/slipway/kubeadm-join.json")
         text = json.dumps(join_config(settings, join, resumed=resumed)).encode()
@@ -343,10 +345,17 @@ class NodeHost:
                 self.runner(["ip", "link", "delete", link])
         for path in glob.glob(self.places.at("etc/cni/net.d/*flannel*")):
             os.unlink(path)
+        self._forget_subnet()
+        shutil.rmtree(self.places.at("var/lib/cni"), ignore_errors=True)
         for family in ("iptables", "ip6tables"):
             self._clear_rules(family)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.places.marker)
+
+    def _forget_subnet(self) -> None:
+        """Remove what flannel has left of an earlier life, with which the first pods would get addresses of then."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.places.at(SUBNET))
 
     def _clear_rules(self, family: str) -> None:
         """Take the rules of kube-proxy, flannel and the plugins out; Docker's and everybody else's stay."""

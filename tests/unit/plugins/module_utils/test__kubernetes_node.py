@@ -208,6 +208,20 @@ def test_joining(machine: Machine) -> None:
     assert not any(TOKEN in call for call in machine.host.calls)
 
 
+def test_a_subnet_of_an_earlier_life_is_forgotten(machine: Machine) -> None:
+    """Else the first pods, which come before flannel, give the bridge an address that no later one has."""
+    path = machine.write(_kubernetes_node.SUBNET, "FLANNEL_SUBNET=10.244.3.1/24\n")
+    machine.at(check=True).present(settings(), JOIN)
+    assert path.exists()
+    machine.at().present(settings(), JOIN)
+    assert not path.exists()
+    machine.write(_kubernetes_node.SUBNET)
+    kept = machine.write("var/lib/cni/networks/cbr0/10.244.3.2")
+    machine.at().absent()
+    assert not path.exists()
+    assert not kept.exists()
+
+
 def test_a_join_that_was_cut_off_is_finished(machine: Machine) -> None:
     machine.host.answers[f"{KUBEADM} join"] = Result(1, "", "[ERROR]: timed out")
     with pytest.raises(HostError, match=r"kubeadm join failed: \[ERROR\]: timed out"):
