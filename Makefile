@@ -69,7 +69,7 @@ test: setup ## Everything that CI runs
 	$(STEP) "The registry's pages in Chromium" $(PY) -m pytest tests/browser -q
 	$(STEP) "Roles by molecule" tests/molecule.sh
 
-test-long: setup ## The long matrices: all hostile credentials, both Debians for every role, chaos
+test-long: setup ## The long matrices: all hostile credentials, both Debians for every role, chaos, a cluster, a bucket
 	@export SLIPWAY_LONG=1
 	$(STEP) "What programs make of our files" $(PY) -m pytest tests/templates -q
 	$(STEP) "The whole site, long" $(PY) -m pytest tests/site -q
