@@ -89,6 +89,8 @@ def _up(arguments: argparse.Namespace) -> int:
     if profile == "kubernetes":
         kubernetes.publish()
         kubernetes.write_hosts()
+    elif not arguments.machine:
+        kubernetes.hosts_file().unlink(missing_ok=True)  # else site.yml looks for machines that may be gone
     if arguments.packages:
         lab.check_packages(wanted)
     return 0
