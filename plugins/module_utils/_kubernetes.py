@@ -78,6 +78,17 @@ def kubeadm(runner: Runner, *words: str, timeout: float = 60) -> Result:
     return done
 
 
+def kubeadm_by_file(runner: Runner, places: Places, verb: str, text: str, *, timeout: float) -> None:
+    """Run kubeadm's init or join with a configuration that only root can read, and that is gone afterwards."""
+    path = places.at(f"run/slipway/kubeadm-{verb}.json")
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    _files.write_atomic(path=path, content=text.encode(), mode=0o600)
+    try:
+        kubeadm(runner, verb, f"--config={path}", timeout=timeout)
+    finally:
+        os.unlink(path)
+
+
 @dataclasses.dataclass
 class Api:
     """The API server, asked by kubectl as the administrator on a machine of the control plane."""

@@ -14,7 +14,7 @@ import re
 import time
 import typing as t
 
-from ansible_collections.slipway.platform.plugins.module_utils import _files, _host_state, _kubernetes
+from ansible_collections.slipway.platform.plugins.module_utils import _host_state, _kubernetes
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
@@ -252,15 +252,9 @@ class ControlPlaneHost:
         if self.check:
             return
         _kubernetes.begin(self.places, "init")
-        path = self.places.at("run/slipway/kubeadm-init.json")
         documents = init_config(settings, resumed=state == "init")
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         text = "\n---\n".join(json.dumps(document) for document in documents)
-        _files.write_atomic(path=path, content=text.encode(), mode=0o600)
-        try:
-            _kubernetes.kubeadm(self.runner, "init", f"--config={path}", timeout=INIT_SECONDS)
-        finally:
-            os.unlink(path)
+        _kubernetes.kubeadm_by_file(self.runner, self.places, "init", text, timeout=INIT_SECONDS)
         self._forget_tokens()
         _kubernetes.begin(self.places, "done")
 

@@ -314,14 +314,8 @@ class NodeHost:
             return
         self._forget_subnet()
         _kubernetes.begin(self.places, "join")
-        path = self.places.at("run/slipway/kubeadm-join.json")
-        text = json.dumps(join_config(settings, join, resumed=resumed)).encode()
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        _files.write_atomic(path=path, content=text, mode=0o600)
-        try:
-            _kubernetes.kubeadm(self.runner, "join", f"--config={path}", timeout=JOIN_SECONDS)
-        finally:
-            os.unlink(path)
+        text = json.dumps(join_config(settings, join, resumed=resumed))
+        _kubernetes.kubeadm_by_file(self.runner, self.places, "join", text, timeout=JOIN_SECONDS)
         _kubernetes.begin(self.places, "done")
 
     # --- Being none any more ------------------------------------------------------------------------------------
