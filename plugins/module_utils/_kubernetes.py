@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -116,6 +117,18 @@ class Api:
         if done.rc != 0:
             raise HostError(f"kubectl get {' '.join(words[:2])} failed: {told(done.stderr)}")
         return t.cast("dict[str, t.Any]", json.loads(done.stdout)) if done.stdout.strip() else None
+
+
+@contextlib.contextmanager
+def alone(places: Places, *, check: bool) -> t.Iterator[None]:
+    """Wait for a kubeadm that a run which was cut off has left working here: two of them would undo each other."""
+    if check:
+        yield
+        return
+    directory = places.at("run/slipway/kubeadm")
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    with _files.alone(directory):
+        yield
 
 
 def fingerprint(pem: str) -> str:
