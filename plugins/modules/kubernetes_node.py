@@ -42,6 +42,10 @@ options:
     description: SHA-256 of the cluster's CA certificate, as M(slipway.platform.kubernetes_cluster) tells it.
     type: str
     default: ""
+  cluster:
+    description: The cluster's version, as M(slipway.platform.kubernetes_cluster) tells it; O(version) has to fit.
+    type: str
+    default: ""
   kubelet:
     description: Keys of C(KubeletConfiguration) for this machine; they win over those of the cluster.
     type: dict
@@ -181,6 +185,7 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     "url": {"type": "str", "default": ""},
     "key": {"type": "str", "default": "", "no_log": False},
     "authority": {"type": "str", "default": ""},
+    "cluster": {"type": "str", "default": ""},
     "kubelet": {"type": "dict", "default": {}},
     "dns_servers": {"type": "list", "elements": "str", "default": []},
     "dns_search": {"type": "list", "elements": "str", "default": []},
@@ -191,7 +196,7 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
 
 def _settings(params: t.Mapping[str, t.Any]) -> _kubernetes_node.Settings:
     values: dict[str, t.Any] = {
-        name: params[name] for name in ("name", "version", "url", "key", "authority", "kubelet")
+        name: params[name] for name in ("name", "version", "url", "key", "authority", "cluster", "kubelet")
     }
     values |= {name: tuple(params[name]) for name in ("dns_servers", "dns_search", "dns_options")}
     return _kubernetes_node.Settings(**values)
