@@ -296,7 +296,7 @@ def test_a_new_password_restarts_nothing_and_upstream_is_asked_no_more(cluster: 
     assert empty(node) == []
     cluster.create(pod("world", "world:1", "true", NODE))
     run_pods(cluster, NEW)
-    assert "docker.io/library/world:1: not found" in cluster.waits("world", "world:1")
+    cluster.waits("world", "docker.io/library/world:1: not found")
     cluster.remove("pod world")
 
 

@@ -188,6 +188,8 @@ def test_a_login_is_used_by_each_runtime_that_can(host: Any, restored: None) -> 
     assert leaks_on(host, secrets) == []
     again = converge(**WITH_LOGIN).succeeded()
     assert again.changed == 0
+    converge(**WITH_LOGIN, registry_trust_fallback=False).succeeded()
+    assert "docker.io/library/world:1: not found" in cri_pull(host, "world:1"), "it is missing, the login is right"
 
 
 @long_only

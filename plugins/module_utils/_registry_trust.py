@@ -128,9 +128,12 @@ def hosts_toml(trust: Trust, asked: t.Sequence[Endpoint], *, server: bool, push:
 
     server: the last of them is also the last resort, so nothing else is ever asked. Without a `server` line containerd
     falls back to the registry in the image's name. A table [host] has to be there: without one containerd 1.6 and 1.7
-    call the file broken and ask the upstream.
+    call the file broken and ask the upstream. The last resort is asked again for what it does not have, and has a login
+    of its own: without, a missing image would be told as a wrong login.
     """
     lines = [f"server = {toml_string(asked[-1].url)}", ""] if server else []
+    if server and asked[-1].basic:
+        lines += ["[header]", f"authorization = {toml_string('Basic ' + asked[-1].basic)}", ""]
     actions = ["pull", "resolve", "push"] if push else ["pull", "resolve"]
     for endpoint in asked:
         lines += [f"[host.{toml_string(endpoint.url)}]", f"capabilities = {json.dumps(actions)}"]

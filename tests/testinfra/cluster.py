@@ -78,14 +78,14 @@ class Cluster:
         """Wait until a pod is where it should be."""
         wait_for(lambda: self.pod(name)["status"]["phase"] == wanted, lambda: self.says(name), seconds)
 
-    def waits(self, name: str, because: str) -> str:
-        """Wait until a pod's container waits for a reason; return the runtime's words."""
+    def waits(self, name: str, because: str) -> None:
+        """Wait until a pod's container waits, and the runtime says why."""
 
-        def message() -> str:
+        def told() -> bool:
             states = [one["state"].get("waiting", {}) for one in self.pod(name)["status"].get("containerStatuses", [])]
-            return next((one.get("message", "") for one in states if because in one.get("message", "")), "")
+            return any(because in one.get("message", "") for one in states)
 
-        return str(wait_for(message, lambda: self.says(name)))
+        wait_for(told, lambda: self.says(name))
 
     def remove(self, *names: str) -> None:
         """Delete objects, at once."""

@@ -134,6 +134,16 @@ def test_a_file_with_a_login_is_for_root_only() -> None:
     assert by_path(trust())["/etc/containerd/certs.d/docker.io/hosts.toml"]["mode"] == "0644"
 
 
+def test_the_last_resort_has_the_login_too() -> None:
+    """Else an image that the registry lacks is told as a wrong login. With fallback the upstream is the last resort."""
+    login = {"authorization": "Basic dTpw"}
+    for fallback, header in ((False, login), (True, None)):
+        given_trust = trust(user="u", password="p", fallback=fallback)
+        assert toml(given_trust, "docker.io").get("header") == header
+        assert toml(given_trust, "registry.corp.lab:6001")["header"] == login
+    assert "header" not in toml(trust(fallback=False), "docker.io")
+
+
 def test_a_login_is_kept_for_clients_only_where_one_is_served() -> None:
     assert _registry_trust.json_keys(trust(user="u", password="p", runtimes=["containerd"])) == []
     assert _registry_trust.json_keys(trust()) == []
