@@ -161,8 +161,12 @@ class Cluster:
         return self.outcome
 
     def nodes(self, *, seconds: float) -> Outcome:
-        """Tell which version the API server has, and every node's; waits for a server that is just restarting."""
-        self.api.wait(seconds, self.pause)
+        """Tell which version the API server has, and every node's.
+
+        Waits for a kubeadm that is at work here, and for a server that is just restarting.
+        """
+        with _kubernetes.alone(self.places, pause=self.pause):
+            self.api.wait(seconds, self.pause)
         version = json.loads(self.api.ask("get", "--raw=/version")).get("gitVersion", "")
         found = self.api.get("nodes") or {"items": []}
         self.outcome.told = {"version": version, "nodes": [report(item) for item in found["items"]]}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import fnmatch
 import glob
 import os
@@ -31,8 +30,6 @@ from ansible_collections.slipway.platform.plugins.module_utils._run import Runne
 PACKAGES = _kubernetes_node.PACKAGES
 # How many minor versions a kubelet may be behind its API server.
 MOST_BEHIND = 3
-# A run that was killed leaves kubeadm at its work: the next one waits for it.
-LOCK_SECONDS = 1800.0
 APPLY_SECONDS = 1800.0
 ANSWER_SECONDS = 180.0
 COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -54,6 +51,7 @@ class Settings:
     api: str
     nodes: tuple[t.Mapping[str, t.Any], ...]
     together: bool
+    ignored: tuple[str, ...] = ()
     registry: _registry_lookup.Registry = dataclasses.field(default_factory=_registry_lookup.Registry)
 
     @property
@@ -252,7 +250,8 @@ class UpgradeHost:
                 "it needs them first (playbooks/mirror.yml); nothing was changed"
             )
         if not self.check:  # it runs a pod for a moment, to see whether the cluster can
-            self._kubeadm(kubeadm, "upgrade", "plan", release(target), f"--kubeconfig={self.places.admin}")
+            options = (f"--kubeconfig={self.places.admin}", *_ignoring(settings.ignored))
+            self._kubeadm(kubeadm, "upgrade", "plan", release(target), *options)
 
     def _kubeadm(self, program: str, *words: str) -> str:
         done = self.runner([*_kubernetes.SCRUBBED, program, *words], timeout=300)
@@ -320,21 +319,8 @@ class UpgradeHost:
         if not self.check:
             _kubernetes.kubeadm(self.runner, *words, timeout=APPLY_SECONDS)
 
-    @contextlib.contextmanager
-    def _alone(self) -> t.Iterator[None]:
-        """Keep a second run of ours out, such as what a run that was killed on the controller has left at work here."""
-        directory = self.places.at("run/slipway/kubeadm")
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        deadline = time.monotonic() + LOCK_SECONDS
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            while not _lock(handle):
-                if time.monotonic() >= deadline:
-                    raise HostError(f"another run is at work on this machine (`fuser {directory}` names it)")
-                self.pause(1)
-            yield
-        finally:
-            os.close(handle)
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return _kubernetes.alone(self.places, pause=self.pause)
 
     @contextlib.contextmanager
     def _scratch(self) -> t.Iterator[str]:
@@ -346,14 +332,6 @@ class UpgradeHost:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _ignoring(names: t.Sequence[str]) -> list[str]:

@@ -147,7 +147,10 @@ def _settings(params: t.Mapping[str, t.Any]) -> _kubernetes_upgrade.Settings:
     registry: dict[str, t.Any] = {name: value for name, value in params["registry"].items() if value}
     registry["mirrors"] = tuple(registry.get("mirrors", ()))
     return _kubernetes_upgrade.Settings(
-        **values, nodes=tuple(params["nodes"]), registry=_registry_lookup.Registry(**registry)
+        **values,
+        nodes=tuple(params["nodes"]),
+        ignored=tuple(params["ignore_preflight_errors"]),
+        registry=_registry_lookup.Registry(**registry),
     )
 
 
