@@ -129,7 +129,7 @@ def web(cluster: Cluster) -> Iterator[Any]:
         "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", "8"]}}},
     }
-    cluster.apply(
+    cluster.create(
         *deployment("web", 2, 1, ["perl", "-e", SERVER], container=container, topologySpreadConstraints=[spread]),
         {
             "apiVersion": "v1",
@@ -241,7 +241,7 @@ def test_check_mode_says_what_would_be_done(hosts: dict[str, Any], cluster: Clus
 
 @pytest.mark.usefixtures("web")
 def test_killed_while_the_control_plane_is_upgraded(cluster: Cluster) -> None:
-    cluster.apply(*deployment("guarded", 1, 1, ["sleep", "infinity"], nodeSelector={"kubernetes.io/hostname": NODE}))
+    cluster.create(*deployment("guarded", 1, 1, ["sleep", "infinity"], nodeSelector={"kubernetes.io/hostname": NODE}))
     cluster.ask("rollout status deployment guarded --timeout=240s")
     seconds = random.uniform(0, 20)
     print(f"killed after {seconds:.1f} s")

@@ -1,12 +1,12 @@
 #!/bin/bash
-# A registry for anyone on port 6001 and one that asks for a login on 6002, both with the image hello:1, which exists
-# nowhere else; and files that an operator wrote before this collection came.
+# A registry for anyone on port 6001 and one that asks for a login on 6002, both with images that exist nowhere
+# else; and files that an operator wrote before this collection came.
 set -euo pipefail
 printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
 chmod +x /usr/sbin/policy-rc.d
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update
-packages=(docker-registry openssl apache2-utils skopeo)
+packages=(docker-registry openssl apache2-utils podman skopeo)
 apt-cache show docker-cli > /dev/null 2>&1 && packages+=(docker-cli)
 apt-get -qq install -y --no-install-recommends "${packages[@]}" > /dev/null
 rm /usr/sbin/policy-rc.d
@@ -48,7 +48,10 @@ tar -c hello.txt | docker import - hello:1 > /dev/null
 curl -sf --retry 20 --retry-connrefused --retry-delay 1 --cacert ca.crt "https://$name:6001/v2/" > /dev/null
 mkdir -p trust
 cp ca.crt trust/
-skopeo copy -q --dest-cert-dir trust docker-daemon:hello:1 "docker://$name:6001/library/hello:1"
+# greeting is the same again: Podman knows an alias for hello.
+for image in hello greeting; do
+  skopeo copy -q --dest-cert-dir trust docker-daemon:hello:1 "docker://$name:6001/library/$image:1"
+done
 docker image rm hello:1 > /dev/null
 
 # What an operator had: a hosts.toml by hand for the same upstream, and a login elsewhere.

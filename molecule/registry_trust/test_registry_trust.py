@@ -21,7 +21,10 @@ from tests.testinfra.secrets import Secret, leaks_in, leaks_on
 HERE = Path(__file__).resolve().parent
 MACHINE = "registry-trust"
 REGISTRY = "registry-trust.corp.lab:6001"
+PRIVATE = "greeting:1"
 CRI = "/usr/local/bin/test-cri"
+# The machine's own root is an overlay already, and there is none on top of one.
+PODMAN = "podman --root /var/lib/docker/podman --runroot /run/podman --storage-driver vfs"
 UPSTREAM = "registry-1.docker.io:443"
 USER, PASSWORD = "puller", 's3"cr:e t%{{ 7 }}€'
 long_only = pytest.mark.skipif(not os.environ.get("SLIPWAY_LONG"), reason="part of make test-long")
@@ -62,12 +65,26 @@ def cri_pull(host: Any, image: str) -> str:
     return "" if done.rc == 0 else str(done.stderr)
 
 
-def copy(host: Any, image: str) -> str:
-    """Pull as Podman, Skopeo and Buildah do; return why it failed, or nothing."""
+def with_proxy(host: Any, command: str) -> str:
+    """Run what has no daemon that knows the proxy; return why it failed, or nothing."""
     proxy = "set -a; . /etc/slipway/docker_proxy/http.env; . /etc/slipway/docker_proxy/https.env"
-    command = f"rm -rf /tmp/copy; {proxy}; skopeo copy -q docker://{image} dir:/tmp/copy"
-    done = host.run(f"bash -c '{command}'")
+    done = host.run(f"bash -c '{proxy}; {command}'")
     return "" if done.rc == 0 else str(done.stderr)
+
+
+def skopeo_pull(host: Any, image: str) -> str:
+    """Pull as Skopeo and Buildah do; return why it failed, or nothing."""
+    return with_proxy(host, f"rm -rf /tmp/copy; skopeo copy -q docker://{image} dir:/tmp/copy")
+
+
+def podman_pull(host: Any, image: str) -> str:
+    """Pull anew as Podman does, which looks bare names up by itself; return why it failed, or nothing."""
+    host.run(f"{PODMAN} image rm -f {image}")
+    return with_proxy(host, f"{PODMAN} pull -q {image}")
+
+
+PULLS = {"docker": docker_pull, "kubelet": cri_pull, "skopeo": skopeo_pull, "podman": podman_pull}
+every_runtime = pytest.mark.parametrize("pull", PULLS.values(), ids=PULLS.keys())
 
 
 def upstream_requests(lab: Lab, *, patience: float) -> list[Request]:
@@ -93,21 +110,21 @@ def restored() -> Iterator[None]:
     converge().succeeded()
 
 
-@pytest.mark.parametrize("pull", [docker_pull, cri_pull, copy], ids=["docker", "kubelet", "skopeo"])
+@every_runtime
 def test_a_bare_name_comes_from_the_private_registry(host: Any, lab: Lab, pull: Any) -> None:
-    assert pull(host, "hello:1") == ""
+    assert pull(host, PRIVATE) == ""
     assert [request for request in lab.squid_log(MACHINE) if "corp.lab" in request.url] == []
 
 
-@pytest.mark.parametrize("pull", [docker_pull, cri_pull, copy], ids=["docker", "kubelet", "skopeo"])
+@every_runtime
 def test_what_only_the_upstream_has_arrives_through_the_proxy(host: Any, lab: Lab, pull: Any) -> None:
     assert pull(host, "world:1") == ""
     assert upstream_requests(lab, patience=100) != []
 
 
 def test_a_full_name_is_trusted_by_every_runtime(host: Any) -> None:
-    image = f"{REGISTRY}/library/hello:1"
-    assert [docker_pull(host, image), host.run(f"{CRI} pull {image}").stderr, copy(host, image)] == ["", "", ""]
+    image = f"{REGISTRY}/library/{PRIVATE}"
+    assert [pull(host, image) for pull in PULLS.values()] == [""] * len(PULLS)
     assert host.run(f"curl -sf https://{REGISTRY}/v2/").rc == 0
 
 
@@ -121,9 +138,10 @@ def test_without_fallback_nothing_else_is_asked(host: Any, lab: Lab, restored: N
     play = converge(registry_trust_fallback=False).succeeded()
     assert daemons(host) == before
     assert "dockerd has no switch against falling back to Docker Hub" in play.output
-    assert [cri_pull(host, "hello:1"), copy(host, "hello:1")] == ["", ""]
+    assert [pull(host, PRIVATE) for pull in (cri_pull, skopeo_pull, podman_pull)] == ["", "", ""]
     assert "not found" in cri_pull(host, "world:1")
-    assert "blocked" in copy(host, "world:1")
+    assert "blocked" in skopeo_pull(host, "world:1")
+    assert "blocked" in podman_pull(host, "world:1")
     host.run("systemctl stop test-registry-6001")
     try:
         start = time.monotonic()
@@ -135,6 +153,17 @@ def test_without_fallback_nothing_else_is_asked(host: Any, lab: Lab, restored: N
     assert upstream_requests(lab, patience=8) == []
 
 
+def test_podmans_own_short_names_go_first(host: Any) -> None:
+    """Debian's list says that hello is quay.io/podman/hello; the page says how a site takes that back."""
+    assert "quay.io/podman/hello" in podman_pull(host, "hello:1")
+    ours = "/etc/containers/registries.conf.d/zz-site.conf"
+    host.check_output('printf \'[aliases]\\n"hello" = ""\\n\' >%s', ours)
+    try:
+        assert podman_pull(host, "hello:1") == ""
+    finally:
+        host.check_output("rm %s", ours)
+
+
 @long_only
 def test_another_ca_is_refused(host: Any, restored: None) -> None:
     other = subprocess.run(
@@ -142,17 +171,17 @@ def test_another_ca_is_refused(host: Any, restored: None) -> None:
         shell=True, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     converge(registry_trust_ca_certificate=other).succeeded()
-    image = f"{REGISTRY}/library/hello:1"
-    reasons = [docker_pull(host, image), host.run(f"{CRI} pull {image}").stderr, copy(host, image)]
-    assert ["certificate" in reason for reason in reasons] == [True, True, True], reasons
+    image = f"{REGISTRY}/library/{PRIVATE}"
+    reasons = [pull(host, image) for pull in PULLS.values()]
+    assert all("certificate" in reason for reason in reasons), reasons
 
 
 def test_a_login_is_used_by_each_runtime_that_can(host: Any, restored: None) -> None:
     play = converge(**WITH_LOGIN).succeeded()
-    full = "registry-trust.corp.lab:6002/library/hello:1"
-    assert cri_pull(host, "hello:1") == ""
-    assert copy(host, "hello:1") == ""
-    assert docker_pull(host, full) == ""
+    full = f"registry-trust.corp.lab:6002/library/{PRIVATE}"
+    assert cri_pull(host, PRIVATE) == ""
+    assert [pull(host, PRIVATE) for pull in (skopeo_pull, podman_pull)] == ["", ""]
+    assert [pull(host, full) for pull in (docker_pull, skopeo_pull, podman_pull)] == ["", "", ""]
     secrets = [Secret(PASSWORD, USER)]
     assert leaks_in(play.output, secrets, where="Ansible's output") == []
     # The registry's own unit file and configuration are the test's, the password stands there as a bcrypt hash only.
@@ -164,9 +193,10 @@ def test_a_login_is_used_by_each_runtime_that_can(host: Any, restored: None) -> 
 @long_only
 def test_a_wrong_login_fails_and_says_so(host: Any, restored: None) -> None:
     converge(**{**WITH_LOGIN, "registry_trust_password": "wrong", "registry_trust_fallback": False}).succeeded()
-    reason = cri_pull(host, "hello:1")
+    reason = cri_pull(host, PRIVATE)
     assert "authorization failed" in reason or "401 Unauthorized" in reason
-    assert "authentication required" in copy(host, "hello:1")
+    assert "authentication required" in skopeo_pull(host, PRIVATE)
+    assert "authentication required" in podman_pull(host, PRIVATE)
 
 
 @long_only

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import grp
 import json
 import os
@@ -15,6 +16,7 @@ import pwd
 import shutil
 import stat
 import tempfile
+import time
 import typing as t
 
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
@@ -22,6 +24,9 @@ from ansible_collections.slipway.platform.plugins.module_utils._errors import Ho
 STATE_DIR = "/var/lib/slipway"
 SECRET_NOTE = "(secret content, not shown)\n"
 NEW_SECRET_NOTE = "(new secret content, not shown)\n"
+# Longer than the longest that a module of ours waits for a command.
+LOCK_SECONDS = 900.0
+LOCK_POLL_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,6 +132,37 @@ def make_private_dirs(*paths: str) -> None:
     for path in paths:
         os.makedirs(path, mode=0o700, exist_ok=True)
         os.chmod(path, 0o700)
+
+
+@contextlib.contextmanager
+def alone(
+    directory: str, *, seconds: float = LOCK_SECONDS, pause: t.Callable[[float], None] = time.sleep
+) -> t.Iterator[None]:
+    """Hold a directory's lock; HostError where another process holds it for too long.
+
+    A controller that dies does not end what it has started: the module goes on, and the next run meets it.
+    """
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        deadline = time.monotonic() + seconds
+        while not _lock(handle):
+            if time.monotonic() >= deadline:
+                raise HostError(
+                    f"another run has been working on this host for {seconds:g} seconds: it needs to end first "
+                    f"(`fuser {directory}` names it)"
+                )
+            pause(LOCK_POLL_SECONDS)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def user_id(name: str) -> int:

@@ -102,6 +102,22 @@ class HostState:
     def present(self, wanted: Wanted) -> Outcome:
         """Reach the wanted state; raises HostError in one sentence where that fails."""
         _refuse_unusable(wanted.files)
+        with self._alone():
+            return self._present(wanted)
+
+    @contextlib.contextmanager
+    def _alone(self) -> t.Iterator[None]:
+        """Wait for what a run that was cut off left working here."""
+        if self.check:
+            yield
+            return
+        _files.make_private_dirs(self.ledger.state_dir)
+        with _files.alone(self.ledger.state_dir):
+            yield
+        with contextlib.suppress(OSError):  # somebody needs it, as nearly always
+            os.rmdir(self.ledger.state_dir)
+
+    def _present(self, wanted: Wanted) -> Outcome:
         self.ledger.load()
         self._stop_dropped(wanted)
         self._settle_files(wanted)
@@ -113,6 +129,10 @@ class HostState:
 
     def absent(self, wanted: Wanted) -> Outcome:
         """Undo what the ledger says this owner did: units off, packages that we brought purged, files back."""
+        with self._alone():
+            return self._absent(wanted)
+
+    def _absent(self, wanted: Wanted) -> Outcome:
         self.ledger.load()
         self._stop_dropped(Wanted(owner=wanted.owner))
         # Before the files: older apt sources that come back may conflict with each other, and apt then refuses to work.

@@ -11,7 +11,6 @@ import base64
 import binascii
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -25,8 +24,6 @@ from ansible_collections.slipway.platform.plugins.module_utils._run import Resul
 
 SCRUBBED = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8")
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
-# As long as kubeadm may take for a control plane.
-LOCK_SECONDS = 1800.0
 TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
 
 
@@ -135,28 +132,15 @@ class Api:
 
 
 @contextlib.contextmanager
-def alone(places: Places, *, pause: t.Callable[[float], None] = time.sleep) -> t.Iterator[None]:
+def alone(places: Places, *, check: bool) -> t.Iterator[None]:
     """Wait for a kubeadm that a run which was cut off has left working here: two of them would undo each other."""
+    if check:
+        yield
+        return
     directory = places.at("run/slipway/kubeadm")
     os.makedirs(directory, mode=0o755, exist_ok=True)
-    deadline = time.monotonic() + LOCK_SECONDS
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        while not _lock(handle):
-            if time.monotonic() >= deadline:
-                raise HostError(f"another run is at work on this machine (`fuser {directory}` names it)")
-            pause(1)
+    with _files.alone(directory):
         yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def fingerprint(pem: str) -> str:

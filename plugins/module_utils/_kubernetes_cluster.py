@@ -165,7 +165,7 @@ class Cluster:
 
         Waits for a kubeadm that is at work here, and for a server that is just restarting.
         """
-        with _kubernetes.alone(self.places, pause=self.pause):
+        with _kubernetes.alone(self.places, check=False):
             self.api.wait(seconds, self.pause)
         version = json.loads(self.api.ask("get", "--raw=/version")).get("gitVersion", "")
         found = self.api.get("nodes") or {"items": []}

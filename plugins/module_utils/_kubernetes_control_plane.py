@@ -234,7 +234,8 @@ class ControlPlaneHost:
 
     def present(self, settings: Settings) -> Outcome:
         """Have a control plane, its pod network and its DNS."""
-        self._init(settings)
+        with _kubernetes.alone(self.places, check=self.check):
+            self._init(settings)
         self._refuse_proxies()
         if self.check and not os.path.exists(self.places.admin):
             return self.outcome

@@ -68,12 +68,14 @@ KUBELET_PORT, LISTENS = ":280A", "0A"
 MIN_FREE = 2 * 2**30
 SUBNET = "run/flannel/subnet.env"
 JOIN_SECONDS = 420.0
+# How many minor versions a kubelet may be behind its API server (Kubernetes' version skew policy).
+MAX_SKEW = 3
 CHAINS = re.compile(r"\bKUBE-|\bFLANNEL-|\bCNI-")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the role's variables say; authority is the fingerprint of the cluster's CA, empty while there is none.
+    """What the role's variables say, and of the cluster its CA's fingerprint and its version; empty where unknown.
 
     upgrade are the packages that may change their version on a machine that has joined.
     """
@@ -83,6 +85,7 @@ class Settings:
     url: str
     key: str
     authority: str = ""
+    cluster: str = ""
     upgrade: tuple[str, ...] = ()
     kubelet: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
     dns_servers: tuple[str, ...] = ()
@@ -164,6 +167,19 @@ def join_config(settings: Settings, join: Join, *, resumed: bool) -> dict[str, t
     }
 
 
+def _judge_version(settings: Settings) -> None:
+    """Raise HostError where the wanted version and the cluster's do not go together."""
+    wanted, cluster = (re.match(r"v?1\.(\d+)", text) for text in (settings.version, settings.cluster))
+    if not (wanted and cluster) or 0 <= int(cluster[1]) - int(wanted[1]) <= MAX_SKEW:
+        return
+    newest = int(cluster[1])
+    raise HostError(
+        f"kubernetes_node_version is '{settings.version}', and the cluster runs {settings.cluster}: it needs to be 1."
+        f"{newest - MAX_SKEW} to 1.{newest}, never newer than the control plane, which playbooks/upgrade.yml upgrades; "
+        "nothing was changed"
+    )
+
+
 class NodeHost:
     """One machine; places and state_dir are for tests."""
 
@@ -225,6 +241,8 @@ class NodeHost:
                 f"this machine has leftovers of another cluster ({', '.join(found.leftovers[:5])}): it needs to be "
                 "without them, by `kubeadm reset` or that cluster's own way out; nothing was changed"
             )
+        if not found.joined:
+            _judge_version(settings)
         if not found.joined and not found.begun:
             self._judge_room()
         swaps = _kubernetes.read(self.places.at("proc/swaps")).splitlines()[1:]
@@ -255,6 +273,10 @@ class NodeHost:
 
     def present(self, settings: Settings, join: Join | None = None) -> Outcome:
         """Make the machine ready to join, and let it join where told how."""
+        with _kubernetes.alone(self.places, check=self.check):
+            return self._present(settings, join)
+
+    def _present(self, settings: Settings, join: Join | None) -> Outcome:
         found = self.look()
         self.judge(settings, found)
         self._take(self.state.present(self._wanted(settings, joined=found.joined)))
@@ -347,9 +369,10 @@ class NodeHost:
 
     def absent(self) -> Outcome:
         """Leave the cluster if it was we who joined it, and give the machine back as it was."""
-        if _kubernetes.begun(self.places):
-            self._leave()
-        self._take(self.state.absent(_host_state.Wanted(owner=OWNER)))
+        with _kubernetes.alone(self.places, check=self.check):
+            if _kubernetes.begun(self.places):
+                self._leave()
+            self._take(self.state.absent(_host_state.Wanted(owner=OWNER)))
         return self.outcome
 
     def _leave(self) -> None:

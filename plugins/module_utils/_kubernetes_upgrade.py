@@ -30,7 +30,8 @@ from ansible_collections.slipway.platform.plugins.module_utils._run import Runne
 PACKAGES = _kubernetes_node.PACKAGES
 # How many minor versions a kubelet may be behind its API server.
 MOST_BEHIND = 3
-APPLY_SECONDS = 1800.0
+# Less than a second run waits for the first.
+APPLY_SECONDS = 840.0
 ANSWER_SECONDS = 180.0
 COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 SCRATCH = "var/lib/slipway/upgrade"
@@ -320,7 +321,7 @@ class UpgradeHost:
             _kubernetes.kubeadm(self.runner, *words, timeout=APPLY_SECONDS)
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
-        return _kubernetes.alone(self.places, pause=self.pause)
+        return _kubernetes.alone(self.places, check=False)
 
     @contextlib.contextmanager
     def _scratch(self) -> t.Iterator[str]:

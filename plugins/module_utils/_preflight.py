@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import email.utils
 import json
@@ -45,11 +46,17 @@ class Name:
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """A TLS server that the host has to reach directly, and the variable that names it."""
+    """A TLS server that the host has to reach directly, and the variable that names it.
+
+    ca: the authority that has to vouch for it; only then it gets the login (`user:password`).
+    """
 
     variable: str
     host: str
     port: int
+    path: str = "/healthz"
+    ca: str = ""
+    login: str = dataclasses.field(default="", repr=False)
 
 
 @dataclasses.dataclass
@@ -142,7 +149,7 @@ def _try_name(name: Name, resolver: Resolver) -> tuple[str, str]:
 
 
 def _try_server(server: Server, deadline: Deadline, resolver: Resolver) -> tuple[str, str]:
-    """Reach a server, and compare its clock with ours: certificates of a cluster are made for now."""
+    """Reach a server, compare its clock with ours, and see whether it is the one we trust and that knows us."""
     try:
         addresses = resolver(server.host, server.port)
     except (OSError, UnicodeError):
@@ -150,7 +157,8 @@ def _try_server(server: Server, deadline: Deadline, resolver: Resolver) -> tuple
     try:
         with _connect(addresses, deadline) as plain:
             plain.settimeout(deadline.left)
-            return _judge_clock(_date(plain, server.host)), ""
+            late = _judge_clock(_ask_server(plain, server, _no_trust()))
+        return late or (_trust(server, addresses, deadline) if server.ca else ""), ""
     except TimeoutError:
         return f"gave no answer within {deadline.seconds:g} s: it needs to be reachable from this host directly", ""
     except ConnectionRefusedError:
@@ -159,20 +167,42 @@ def _try_server(server: Server, deadline: Deadline, resolver: Resolver) -> tuple
         return f"cannot be reached from this host ({exc.strerror or exc}): it needs a route to it", ""
 
 
-def _date(plain: socket.socket, host: str) -> str:
-    """Return the Date header of a server's answer; whom to trust is not asked here, nothing is sent to it."""
+def _no_trust() -> ssl.SSLContext:
+    """Return a context that trusts everybody: nothing but a question after the time is sent with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with context.wrap_socket(plain, server_hostname=host) as connection:
-        connection.sendall(f"HEAD /healthz HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
-        head = connection.recv(MAX_ANSWER).decode("latin-1")
-    match = re.search(r"^date: *(.*?)\r?$", head, re.I | re.M)
-    return match[1] if match else ""
+    return context
 
 
-def _judge_clock(date: str) -> str:
+def _ask_server(plain: socket.socket, server: Server, context: ssl.SSLContext, *headers: str) -> str:
+    """Return the head of a server's answer."""
+    lines = (f"HEAD {server.path} HTTP/1.0", f"Host: {server.host}", *headers)
+    with context.wrap_socket(plain, server_hostname=server.host) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return connection.recv(MAX_ANSWER).decode("latin-1")
+
+
+def _trust(server: Server, addresses: t.Sequence[t.Any], deadline: Deadline) -> str:
+    """Ask again as one who knows the server's authority, with the login; return why that fails."""
     try:
-        theirs = email.utils.parsedate_to_datetime(date).timestamp()
+        context = ssl.create_default_context(cadata=server.ca)
+        basic = base64.b64encode(server.login.encode()).decode()
+        headers = [f"Authorization: Basic {basic}"] if server.login else []
+        with _connect(addresses, deadline) as plain:
+            plain.settimeout(deadline.left)
+            head = _ask_server(plain, server, context, *headers)
+    except ssl.SSLCertVerificationError as exc:
+        return f"has a certificate that the site's CA doesn't vouch for ({exc.verify_message}): it needs one of that CA"
+    if server.login and re.match(r"HTTP/\S+ 40[13]\b", head):
+        return f"refuses the user '{server.login.partition(':')[0]}': it needs the right user and password"
+    return ""
+
+
+def _judge_clock(head: str) -> str:
+    """Compare the time in an answer's head with ours: certificates of a cluster are made for now."""
+    match = re.search(r"^date: *(.*?)\r?$", head, re.I | re.M)
+    try:
+        theirs = email.utils.parsedate_to_datetime(match[1] if match else "").timestamp()
     except ValueError:
         return ""
     off = time.time() - theirs

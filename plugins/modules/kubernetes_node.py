@@ -42,6 +42,10 @@ options:
     description: SHA-256 of the cluster's CA certificate, as M(slipway.platform.kubernetes_cluster) tells it.
     type: str
     default: ""
+  cluster:
+    description: The cluster's version, as M(slipway.platform.kubernetes_cluster) tells it; O(version) has to fit.
+    type: str
+    default: ""
   upgrade:
     description:
       - Packages that may change their version on a machine that has joined. The others stay, held, at the version that
@@ -189,6 +193,7 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     "url": {"type": "str", "default": ""},
     "key": {"type": "str", "default": "", "no_log": False},
     "authority": {"type": "str", "default": ""},
+    "cluster": {"type": "str", "default": ""},
     "upgrade": {
         "type": "list",
         "elements": "str",
@@ -205,7 +210,7 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
 
 def _settings(params: t.Mapping[str, t.Any]) -> _kubernetes_node.Settings:
     values: dict[str, t.Any] = {
-        name: params[name] for name in ("name", "version", "url", "key", "authority", "kubelet")
+        name: params[name] for name in ("name", "version", "url", "key", "authority", "cluster", "kubelet")
     }
     values |= {name: tuple(params[name]) for name in ("upgrade", "dns_servers", "dns_search", "dns_options")}
     return _kubernetes_node.Settings(**values)

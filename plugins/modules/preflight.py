@@ -72,6 +72,24 @@ options:
         description: Host and port. An empty one is skipped.
         type: str
         required: true
+      path:
+        description: What it is asked for.
+        type: str
+        default: /healthz
+      ca:
+        description:
+          - The certificate itself of the authority that has to vouch for the server. Without it the certificate is not
+            looked at, and no login is tried.
+        type: str
+        default: ""
+      user:
+        description: Raw user name that the server has to accept. Empty tries none.
+        type: str
+        default: ""
+      password:
+        description: Raw password. It appears in no output.
+        type: str
+        default: ""
   refuse_docker_proxies:
     description:
       - Whether C(proxies) in C(/etc/docker/daemon.json) is a failure beside any of O(proxies). dockerd uses it before
@@ -187,7 +205,14 @@ ARGUMENT_SPEC = {
         "type": "list",
         "elements": "dict",
         "default": [],
-        "options": {"variable": {"type": "str", "required": True}, "address": {"type": "str", "required": True}},
+        "options": {
+            "variable": {"type": "str", "required": True},
+            "address": {"type": "str", "required": True},
+            "path": {"type": "str", "default": "/healthz"},
+            "ca": {"type": "str", "default": ""},
+            "user": {"type": "str", "default": ""},
+            "password": {"type": "str", "default": "", "no_log": True},
+        },
     },
     "refuse_docker_proxies": {"type": "bool", "default": False},
     "timeout": {"type": "int", "default": 10},
@@ -215,7 +240,8 @@ def _probes(settings: t.Iterable[dict[str, t.Any]], failures: list[str]) -> list
 
 def _server(setting: dict[str, t.Any]) -> _preflight.Server:
     host, _, port = setting["address"].rpartition(":")
-    return _preflight.Server(setting["variable"], host, int(port))
+    login = f"{setting['user']}:{setting['password']}" if setting["user"] else ""
+    return _preflight.Server(setting["variable"], host, int(port), setting["path"], setting["ca"], login)
 
 
 def _docker_config(failures: list[str]) -> None:

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tools import docs
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SPEC = """
 argument_specs:
@@ -76,3 +81,70 @@ def test_drift_is_found_and_nothing_is_written(root: Path, capsys: pytest.Captur
     assert "roles/thing/README.md: out of date, run make docs" in capsys.readouterr().out
     docs.main([], root)
     assert docs.main(["--check"], root) == 0
+
+
+def test_the_example_for_k3s_says_what_the_lab_says() -> None:
+    """k3s' registries.yaml is written by hand: the page shows the lab's registry, with a password that needs quotes."""
+    page = (ROOT / "docs/onboarding.md").read_text(encoding="utf-8")
+    block = re.search(r"( *)```yaml\n\1(# /etc/rancher/k3s/registries\.yaml.*?)```", page, re.S)
+    assert block
+    shown = yaml.safe_load(textwrap.dedent(block[1] + block[2]))
+    lab = yaml.safe_load((ROOT / "inventory/lab/group_vars/all/site.yml").read_text(encoding="utf-8"))["site_registry"]
+    address = f"{lab['host']}:{lab['port']}"
+    assert shown["mirrors"] == {name: {"endpoint": [f"https://{address}"]} for name in ("docker.io", "registry.k8s.io")}
+    assert shown["configs"] == {
+        address: {
+            "auth": {"username": "puller", "password": "s3\"cr:e t%41'"},
+            "tls": {"ca_file": "/usr/local/share/ca-certificates/slipway-registry.crt"},
+        }
+    }
+
+
+# What stops an onboarding, each in the words of the code: module and the telling part of its sentence.
+REFUSALS = {
+    "_preflight.py": (
+        "does not resolve",
+        "refused the connection",
+        "gave no answer",
+        "cannot be reached",
+        "answered 407",
+        "did not answer like an HTTP proxy",
+        "failed the TLS handshake",
+        "doesn't vouch for",
+        "refuses the user",
+        "has a clock",
+        "is not JSON",
+    ),
+    "_kubernetes_node.py": (
+        "belongs to another cluster",
+        "says to be the node",
+        "has leftovers of another cluster",
+        "listens on port 10250 already",
+        "MiB free",
+        "swaps to",
+        "and the cluster runs",
+    ),
+    "_kubernetes_cluster.py": ("is not there", "is not ready after", "did not run on"),
+    "_kubernetes.py": ("kubeadm {words[0]} failed",),
+    "_files.py": ("another run has been working on this host",),
+    "_packages.py": ("is not in this host's apt sources",),
+}
+
+
+def test_every_refusal_of_an_onboarding_is_in_the_failure_table() -> None:
+    rows = [
+        line
+        for name in ("onboarding", "kubernetes_node")
+        for line in (ROOT / f"docs/{name}.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    for name, phrases in REFUSALS.items():
+        code = (ROOT / "plugins/module_utils" / name).read_text(encoding="utf-8")
+        code = re.sub(r'"\n\s*f?"', "", code)
+        for phrase in phrases:
+            assert phrase in code, f"{name} no longer says it: {phrase}"
+            told = phrase.replace("{words[0]}", "join")
+            assert any(told in row for row in rows), f"no row for {name}'s: {phrase}"
+    judged = (ROOT / "plugins/module_utils/_kubernetes_node.py").read_text(encoding="utf-8")
+    judged = judged[judged.index("def _judge_version") : judged.index("# --- Being a node")]
+    assert judged.count("raise HostError") == len(REFUSALS["_kubernetes_node.py"]), "a refusal without a row"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -500,3 +501,19 @@ def test_the_ledger_is_json_that_an_operator_can_read(tmp_path: Path, ledger: _f
     ensure(wanted(tmp_path / "a"), ledger)
     stored = json.loads(Path(ledger.path).read_text())
     assert stored == {"paths": [str(tmp_path / "a")], "pending": [str(tmp_path / "a")]}
+
+
+def test_two_runs_on_one_host_wait_for_each_other(tmp_path: Path) -> None:
+    """What a controller that died has left working is not joined by its successor."""
+    waited: list[float] = []
+    first = contextlib.ExitStack()
+    first.enter_context(_files.alone(str(tmp_path)))
+
+    def pause(seconds: float) -> None:
+        waited.append(seconds)
+        first.close()
+
+    with _files.alone(str(tmp_path), pause=pause):
+        assert waited == [_files.LOCK_POLL_SECONDS]
+        with pytest.raises(HostError, match="another run has been working on this host for 0 seconds: it needs to end"):
+            _files.alone(str(tmp_path), seconds=0).__enter__()

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pwd
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -470,3 +472,23 @@ def test_a_command_runs_again_when_its_result_lacks_a_file(host: FakeHost, made:
     outcome = _host_state.HostState(owner="trust", check=False).present(wanted)
     assert ("make-bundle" in host.calls) is runs
     assert outcome.changed is runs
+
+
+def test_one_run_at_a_time(host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction waits for nobody."""
+    seen: list[bool] = []
+
+    @contextlib.contextmanager
+    def alone(directory: str) -> Iterator[None]:
+        assert directory == host.state_dir
+        seen.append((tmp_path / "there").exists())
+        yield
+        seen.append((tmp_path / "there").exists())
+
+    monkeypatch.setattr(_files, "alone", alone)
+    present(files=[file(tmp_path / "there")], check=True)
+    assert seen == []
+    present(files=[file(tmp_path / "there")])
+    absent()
+    assert seen == [False, True, True, False]
+    assert not os.path.exists(host.state_dir)

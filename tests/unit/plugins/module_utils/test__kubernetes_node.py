@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.slipway.platform.plugins.module_utils import _apt_sources, _kubernetes, _kubernetes_node
+from ansible_collections.slipway.platform.plugins.module_utils import (
+    _apt_sources,
+    _files,
+    _kubernetes,
+    _kubernetes_node,
+)
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Result
 
@@ -197,6 +203,30 @@ def test_leftovers_are_refused(machine: Machine, path: str) -> None:
     assert machine.host.acts() == []
 
 
+@pytest.mark.parametrize(
+    ("version", "cluster", "fits"),
+    [
+        ("1.34.*", "v1.34.3", True),
+        ("1.34.9-*", "v1.34.3", True),
+        ("1.31.*", "v1.34.3", True),
+        ("1.30.*", "v1.34.3", False),
+        ("1.35.*", "v1.34.3", False),
+        ("1.35.*", "", True),
+    ],
+)
+def test_a_version_that_does_not_fit_is_refused(machine: Machine, version: str, cluster: str, fits: bool) -> None:
+    machine.host.available = {name: ["1.35.0", "1.34.9-1.1", "1.31.2", "1.30.1"] for name in _kubernetes_node.PACKAGES}
+    wanted = settings(version=version, cluster=cluster)
+    if fits:
+        machine.at().present(wanted)
+        return
+    with pytest.raises(
+        HostError, match=r"_version is '1\.3\d\.\*', and the cluster runs v1\.34\.3: .* 1\.31 to 1\.34, never"
+    ):
+        machine.at().present(wanted)
+    assert machine.host.acts() == []
+
+
 def test_swap_is_refused(machine: Machine) -> None:
     machine.write("proc/swaps", "Filename Type Size\n/dev/sda2 partition 1\n")
     with pytest.raises(HostError, match="swaps to /dev/sda2"):
@@ -257,6 +287,27 @@ def test_a_join_that_was_cut_off_is_finished(machine: Machine) -> None:
     del machine.host.answers[f"{KUBEADM} join"]
     assert machine.at().present(settings(), JOIN).joined
     assert {*_kubernetes_node.HALF_JOINED} < {*machine.seen["nodeRegistration"]["ignorePreflightErrors"]}
+
+
+def test_a_kubeadm_that_still_works_here_ends_first(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was started by a run that is dead; what it makes of the machine is looked at afterwards."""
+    places: list[str] = []
+
+    @contextlib.contextmanager
+    def alone(directory: str) -> Iterator[None]:
+        places.append(directory)
+        if directory.endswith("kubeadm"):
+            machine.joined()
+            _kubernetes.begin(machine.places, "done")
+        yield
+
+    monkeypatch.setattr(_files, "alone", alone)
+    assert machine.at().present(settings(), JOIN).joined
+    assert machine.seen == {}, "no second join"
+    assert machine.places.at("run/slipway/kubeadm") in places
+    places.clear()
+    machine.at(check=True).present(settings(), JOIN)
+    assert places == []
 
 
 def test_a_node_is_not_joined_again(machine: Machine) -> None:

@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.slipway.platform.plugins.module_utils import _preflight, _proxy
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 
-from tests.unit.plugins.plugin_utils.certificates import make
+from tests.unit.plugins.plugin_utils.certificates import Pair, make
 
 PASSWORD = "p@ss%20#:/w0rd!"
 TARGET = "registry-1.docker.io:443"
@@ -219,9 +219,9 @@ def test_a_broken_daemon_json_is_named(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def tls_server(directory: Path, head: str) -> Iterator[int]:
-    """Serve a head of an answer by TLS, to everybody; yields the port."""
-    pair = make("control")
+def tls_server(directory: Path, head: str, pair: Pair | None = None) -> Iterator[int]:
+    """Serve a head of an answer by TLS, to everybody; yields the port. What is asked goes to directory/asked."""
+    pair = pair or make("control")
     (directory / "tls.pem").write_text(pair.key_pem + pair.pem, encoding="ascii")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "tls.pem")
@@ -231,7 +231,7 @@ def tls_server(directory: Path, head: str) -> Iterator[int]:
             with contextlib.suppress(OSError):
                 while True:
                     with context.wrap_socket(listener.accept()[0], server_side=True) as connection:
-                        connection.recv(65536)
+                        (directory / "asked").write_bytes(connection.recv(65536))
                         connection.sendall(head.encode())
 
         threading.Thread(target=serve, daemon=True).start()
@@ -274,3 +274,32 @@ def test_a_server_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(_preflight, "_connect", silent)
     assert "gave no answer within 5 s" in reached(port)[0]
+
+
+def test_a_server_has_to_be_the_one_we_trust_and_to_know_us(tmp_path: Path) -> None:
+    """The login goes to nobody for whom the authority does not vouch."""
+    authority, other = make("authority"), make("other")
+    pair = make("registry", issuer=authority, authority=False, address="127.0.0.1")
+    login = f"puller:{PASSWORD}"
+
+    def asked(port: int, ca: str) -> list[str]:
+        server = _preflight.Server("site_registry", "127.0.0.1", port, "/v2/", ca, login)
+        assert PASSWORD not in repr(server)
+        return _preflight.check([], [], [server], seconds=5).failures
+
+    with tls_server(tmp_path, "HTTP/1.1 200 OK\r\n\r\n", pair) as port:
+        assert asked(port, authority.pem) == []
+        request = (tmp_path / "asked").read_text().splitlines()
+        assert request[0] == "HEAD /v2/ HTTP/1.0"
+        assert f"Authorization: Basic {base64.b64encode(login.encode()).decode()}" in request
+        assert asked(port, "") == []
+        assert "Authorization" not in (tmp_path / "asked").read_text()
+    with tls_server(tmp_path, "HTTP/1.1 200 OK\r\n\r\n", pair) as port:
+        found = asked(port, other.pem)
+        assert "has a certificate that the site's CA doesn't vouch for (" in found[0]
+        assert "Authorization" not in (tmp_path / "asked").read_text()
+    with tls_server(tmp_path, "HTTP/1.1 401 Unauthorized\r\n\r\n", pair) as port:
+        found = asked(port, authority.pem)
+        assert found == [
+            f"site_registry: 127.0.0.1:{port} refuses the user 'puller': it needs the right user and password."
+        ]

@@ -107,3 +107,20 @@ def test_what_was_checked_is_a_fact_without_the_password(
 @pytest.mark.parametrize("timeout", [0, 26])
 def test_the_time_is_bounded(capsys: pytest.CaptureFixture[str], timeout: int) -> None:
     assert "1 to 25 seconds" in call(capsys, timeout=timeout)["msg"]
+
+
+def test_servers_with_a_login(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def check(_probes: Any, _names: Any, servers: Any, **_more: Any) -> _preflight.Report:
+        seen.extend(servers)
+        return _preflight.Report()
+
+    monkeypatch.setattr(_preflight, "check", check)
+    known = {"variable": "site_registry", "address": "r:6001", "path": "/v2/", "ca": "PEM"}
+    nobody, api = {"variable": "x", "address": ""}, {"variable": "api", "address": "c:6443"}
+    call(capsys, servers=[{**known, "user": "u", "password": PASSWORD}, nobody, api])
+    assert seen == [
+        _preflight.Server("site_registry", "r", 6001, "/v2/", "PEM", f"u:{PASSWORD}"),
+        _preflight.Server("api", "c", 6443),
+    ]

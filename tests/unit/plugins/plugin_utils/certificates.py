@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import ipaddress
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -45,10 +46,12 @@ def make(
     authority: bool | None = True,
     start: int = -1,
     end: int = 1,
+    address: str = "",
 ) -> Pair:
     """Return a certificate, signed by itself unless there is an issuer; start and end are days from now.
 
-    authority None leaves the extension out that says so, like a certificate of version 1.
+    authority None leaves the extension out that says so, like a certificate of version 1. address: an IP address that
+    it is good for.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
@@ -64,4 +67,7 @@ def make(
     )
     if authority is not None:
         builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+    if address:
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        builder = builder.add_extension(names, critical=False)
     return Pair(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
