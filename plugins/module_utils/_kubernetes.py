@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import time
 import typing as t
 
 from ansible_collections.slipway.platform.plugins.module_utils import _files
@@ -110,6 +111,17 @@ class Api:
             raise HostError(f"{self.places.admin} is not there: it needs a machine on which a control plane runs")
         argv = [*SCRUBBED, "kubectl", f"--kubeconfig={self.places.admin}", "--request-timeout=20s", *words]
         return self.runner(argv, timeout=timeout, stdin=stdin)
+
+    def wait(self, seconds: float, pause: t.Callable[[float], None] = time.sleep) -> None:
+        """Wait until the API server answers that it is ready; HostError when it does not."""
+        deadline = time.monotonic() + seconds
+        while True:
+            done = self.run("get", "--raw=/readyz")
+            if done.rc == 0:
+                return
+            if time.monotonic() >= deadline:
+                raise HostError(f"the API server does not answer: {told(done.stderr)}")
+            pause(1)
 
     def get(self, *words: str) -> dict[str, t.Any] | None:
         """Return an object; None where there is none."""

@@ -20,6 +20,8 @@ from ansible_collections.slipway.platform.plugins.module_utils._run import Runne
 TOKEN_LIFE = "15m"
 # On the node itself: which labels and taints are ours to take back.
 LABELS, TAINTS = "slipway.platform/labels", "slipway.platform/taints"
+# On the node while an upgrade of ours is under way: to which version, and whether it was we who cordoned it.
+UPGRADE = "slipway.platform/upgrade"
 POLL_SECONDS = 1.0
 
 Taint = t.Mapping[str, t.Any]
@@ -92,6 +94,26 @@ def why_not(found: t.Mapping[str, t.Any] | None) -> str:
     return next((str(one.get("message")) for one in conditions if one["type"] == "Ready"), "it says nothing")
 
 
+def mark_of(found: t.Mapping[str, t.Any] | None) -> dict[str, t.Any]:
+    """Return what an upgrade of ours has noted on a node; empty where none is under way."""
+    try:
+        mark = json.loads((found or {})["metadata"]["annotations"][UPGRADE])
+    except (KeyError, ValueError):
+        return {}
+    return mark if isinstance(mark, dict) else {}
+
+
+def report(found: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return what an upgrade wants to know of a node."""
+    return {
+        "name": found["metadata"]["name"],
+        "kubelet": found.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", ""),
+        "ready": is_ready(found),
+        "why": "" if is_ready(found) else why_not(found),
+        "upgrading": bool(mark_of(found)),
+    }
+
+
 def smoke_pod(name: str, node: str, image: str) -> dict[str, t.Any]:
     """Return a pod that has to run on that very node and has to be pulled."""
     return {
@@ -138,6 +160,18 @@ class Cluster:
         self.outcome.told = {"authority": authority, "server": server, "version": version}
         return self.outcome
 
+    def nodes(self, *, seconds: float) -> Outcome:
+        """Tell which version the API server has, and every node's.
+
+        Waits for a kubeadm that is at work here, and for a server that is just restarting.
+        """
+        with _kubernetes.alone(self.places, check=False):
+            self.api.wait(seconds, self.pause)
+        version = json.loads(self.api.ask("get", "--raw=/version")).get("gitVersion", "")
+        found = self.api.get("nodes") or {"items": []}
+        self.outcome.told = {"version": version, "nodes": [report(item) for item in found["items"]]}
+        return self.outcome
+
     def make_token(self, node: str) -> Outcome:
         """Make a token for one join, and say how to join with it."""
         done = _kubernetes.kubeadm(
@@ -173,8 +207,7 @@ class Cluster:
         patch = desired(node, found or {"metadata": {}})
         if patch:
             self.outcome.act(f"patch node {node.name}: {json.dumps(patch, sort_keys=True)}")
-        if patch and not self.check:
-            self.api.ask("patch", "node", node.name, "--type=merge", f"--patch={json.dumps(patch)}")
+            self._patch(node.name, patch)
         self.outcome.told = {"ready": is_ready(found)}
         return self.outcome
 
@@ -196,6 +229,54 @@ class Cluster:
             self.outcome.act(f"{'cordon' if on else 'uncordon'} node {name}")
             if not self.check:
                 self.api.ask("cordon" if on else "uncordon", name)
+        return self.outcome
+
+    def upgrade_begin(self, name: str, *, version: str, cordon: bool) -> Outcome:
+        """Note on a node that its upgrade has begun, and with cordon let no new pod on it: both at once.
+
+        Who finds the node cordoned already leaves it so afterwards.
+        """
+        found = self.api.get("node", name)
+        if found is None:
+            raise HostError(f"the cluster has no node {name}")
+        mark, closed = mark_of(found), bool(found.get("spec", {}).get("unschedulable"))
+        wanted = {"to": version, "cordoned": bool(mark.get("cordoned")) or (cordon and not closed)}
+        if mark == wanted and (closed or not cordon):
+            return self.outcome
+        self.outcome.act(f"{'cordon' if cordon and not closed else 'mark'} node {name} for its upgrade to {version}")
+        patch: dict[str, t.Any] = {"metadata": {"annotations": {UPGRADE: json.dumps(wanted, sort_keys=True)}}}
+        if cordon:
+            patch["spec"] = {"unschedulable": True}
+        return self._patch(name, patch)
+
+    def upgrade_end(self, name: str) -> Outcome:
+        """Take the note away, and let pods on the node again if it was we who cordoned it."""
+        mark = mark_of(self.api.get("node", name))
+        if mark:
+            self.outcome.act(f"{'uncordon' if mark.get('cordoned') else 'unmark'} node {name} after its upgrade")
+            patch: dict[str, t.Any] = {"metadata": {"annotations": {UPGRADE: None}}}
+            if mark.get("cordoned"):
+                patch["spec"] = {"unschedulable": None}
+            self._patch(name, patch)
+        return self.outcome
+
+    def _patch(self, name: str, patch: t.Mapping[str, t.Any]) -> Outcome:
+        if not self.check:
+            self.api.ask("patch", "node", name, "--type=merge", f"--patch={json.dumps(patch)}")
+        return self.outcome
+
+    def await_version(self, name: str, *, version: str, seconds: float) -> Outcome:
+        """Wait until a node is ready with a kubelet of a version."""
+        deadline = time.monotonic() + seconds
+        while not self.check:
+            done = self.api.run("get", "node", name, "--output=json")
+            said = report(json.loads(done.stdout)) if done.rc == 0 else {"why": _kubernetes.told(done.stderr)}
+            if said.get("ready") and said["kubelet"] == version:
+                break
+            if time.monotonic() >= deadline:
+                why = said["why"] or f"its kubelet is {said['kubelet']}"
+                raise HostError(f"node {name} is not ready at {version} after {seconds:g} seconds: {why}")
+            self.pause(POLL_SECONDS)
         return self.outcome
 
     def drain(self, name: str, *, seconds: float, lose: bool) -> Outcome:

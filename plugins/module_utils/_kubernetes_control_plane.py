@@ -239,7 +239,7 @@ class ControlPlaneHost:
         self._refuse_proxies()
         if self.check and not os.path.exists(self.places.admin):
             return self.outcome
-        self._wait()
+        self.api.wait(ANSWER_SECONDS, self.pause)
         documents = flannel(settings) if settings.flannel_image else []
         dns = _object("ConfigMap", "v1", "coredns", "kube-system", data={"Corefile": corefile(settings)})
         self._apply([*documents, dns])
@@ -278,16 +278,6 @@ class ControlPlaneHost:
                 f"{', '.join(found)} hold proxy variables, with which the API server asks the proxy for pods and "
                 "services: it needs them taken out (the kubelet then restarts it)"
             )
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while True:
-            done = self.api.run("get", "--raw=/readyz")
-            if done.rc == 0:
-                return
-            if time.monotonic() > deadline:
-                raise HostError(f"the API server does not answer: {_kubernetes.told(done.stderr)}")
-            self.pause(1)
 
     def _apply(self, documents: t.Sequence[t.Mapping[str, t.Any]]) -> None:
         """Apply objects; kubectl tells which of them it had to change."""

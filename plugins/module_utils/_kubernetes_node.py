@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import glob
 import json
 import os
@@ -74,7 +75,10 @@ CHAINS = re.compile(r"\bKUBE-|\bFLANNEL-|\bCNI-")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the role's variables say, and of the cluster its CA's fingerprint and its version; empty where unknown."""
+    """What the role's variables say, and of the cluster its CA's fingerprint and its version; empty where unknown.
+
+    upgrade are the packages that may change their version on a machine that has joined.
+    """
 
     name: str
     version: str
@@ -82,6 +86,7 @@ class Settings:
     key: str
     authority: str = ""
     cluster: str = ""
+    upgrade: tuple[str, ...] = ()
     kubelet: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
     dns_servers: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
@@ -113,9 +118,10 @@ class Found:
 
 @dataclasses.dataclass
 class Outcome(_host_state.Outcome):
-    """What was done, and whether the machine is a node now."""
+    """What was done, whether the machine is a node now, and the packages that stay although others are wanted."""
 
     joined: bool = False
+    kept: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def resolv_conf(settings: Settings) -> str:
@@ -169,7 +175,8 @@ def _judge_version(settings: Settings) -> None:
     newest = int(cluster[1])
     raise HostError(
         f"kubernetes_node_version is '{settings.version}', and the cluster runs {settings.cluster}: it needs to be 1."
-        f"{newest - MAX_SKEW} to 1.{newest}, never newer than the control plane; nothing was changed"
+        f"{newest - MAX_SKEW} to 1.{newest}, never newer than the control plane, which playbooks/upgrade.yml upgrades; "
+        "nothing was changed"
     )
 
 
@@ -234,7 +241,8 @@ class NodeHost:
                 f"this machine has leftovers of another cluster ({', '.join(found.leftovers[:5])}): it needs to be "
                 "without them, by `kubeadm reset` or that cluster's own way out; nothing was changed"
             )
-        _judge_version(settings)
+        if not found.joined:
+            _judge_version(settings)
         if not found.joined and not found.begun:
             self._judge_room()
         swaps = _kubernetes.read(self.places.at("proc/swaps")).splitlines()[1:]
@@ -302,9 +310,28 @@ class NodeHost:
         return _host_state.Wanted(
             owner=OWNER,
             files=files,
-            packages=[_packages.WantedPackage(name=name, version=settings.version, hold=True) for name in PACKAGES],
+            packages=[
+                _packages.WantedPackage(name=name, version=version, hold=True)
+                for name, version in self._versions(settings, joined=joined).items()
+            ],
             units=[kubelet],
         )
+
+    def _versions(self, settings: Settings, *, joined: bool) -> dict[str, str]:
+        """Return which version of each package is wanted: a node's changes only in an upgrade.
+
+        A package that is missing on a node comes back in the version of the others.
+        """
+        versions = dict.fromkeys(PACKAGES, settings.version)
+        have = {name: found.version for name, found in _packages.read_installed(PACKAGES).items()}
+        if joined and have:
+            usual = have.get("kubelet") or next(iter(have.values()))
+            now = {name: have.get(name, usual) for name in PACKAGES if name not in settings.upgrade}
+            other = {name: text for name, text in now.items() if not fnmatch.fnmatchcase(text, settings.version)}
+            versions |= other
+            if not settings.upgrade:
+                self.outcome.kept = other
+        return versions
 
     def _kernel(self) -> None:
         """Load modules and set what pods need of the kernel, now; the files do it at the next boot."""

@@ -97,10 +97,10 @@ def plan(wanted: t.Sequence[WantedPackage], installed: t.Mapping[str, Installed]
     return todo
 
 
-def candidates(names: t.Sequence[str], *, runner: Runner = run) -> dict[str, list[str]]:
+def candidates(names: t.Sequence[str], *, runner: Runner = run, options: t.Sequence[str] = ()) -> dict[str, list[str]]:
     """Return the versions that apt could install for each package, newest first (apt-cache madison)."""
     versions: dict[str, list[str]] = {name: [] for name in names}
-    for line in runner(["apt-cache", "madison", *names], timeout=120).stdout.splitlines():
+    for line in runner(["apt-cache", *options, "madison", *names], timeout=120).stdout.splitlines():
         fields = [field.strip() for field in line.split("|")]
         if len(fields) == 3 and fields[0] in versions and fields[2].endswith("Packages"):
             versions[fields[0]].append(fields[1])
@@ -164,9 +164,10 @@ def reason(output: str) -> str:
     return re.sub(r"://\S*@", "://***@", text)[:600]
 
 
-def update_index(*, runner: Runner = run) -> None:
+def update_index(*, runner: Runner = run, options: t.Sequence[str] = ()) -> None:
     """Fetch the package indexes; raises HostError when a source can't be reached (apt-get(8): Error-Mode=any)."""
-    _apt(["-oAPT::Update::Error-Mode=any", "-oAcquire::http::Timeout=20", "-oAcquire::https::Timeout=20", "update"],
+    timeouts = ("-oAcquire::http::Timeout=20", "-oAcquire::https::Timeout=20")
+    _apt(["-oAPT::Update::Error-Mode=any", *timeouts, *options, "update"],
          runner=runner, timeout=300)  # fmt: skip
 
 

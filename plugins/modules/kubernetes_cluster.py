@@ -19,9 +19,22 @@ options:
     description: What to do.
     type: str
     required: true
-    choices: [info, make_token, forget_token, settle, cordon, uncordon, drain, delete, smoke]
+    choices:
+      - info
+      - nodes
+      - make_token
+      - forget_token
+      - settle
+      - cordon
+      - uncordon
+      - upgrade_begin
+      - upgrade_end
+      - await_version
+      - drain
+      - delete
+      - smoke
   name:
-    description: Name of the node. Needed by all but O(action=info).
+    description: Name of the node. Needed by all but O(action=info) and O(action=nodes).
     type: str
     default: ""
   token:
@@ -55,13 +68,21 @@ options:
     description: Image of the pod, with O(action=smoke). It needs C(/bin/sh).
     type: str
     default: ""
+  version:
+    description: Version of the kubelet, such as V(v1.34.3), with O(action=upgrade_begin) and O(action=await_version).
+    type: str
+    default: ""
+  cordon:
+    description: Whether O(action=upgrade_begin) cordons the node. O(action=upgrade_end) undoes just that.
+    type: bool
+    default: false
   lose:
     description:
       - With O(action=drain), whether pods that nothing makes anew, and what lies in emptyDir volumes, may be lost.
     type: bool
     default: false
   seconds:
-    description: How long to wait, with O(action=settle), O(action=drain) and O(action=smoke).
+    description: How long to wait, with those actions that wait for something.
     type: float
     default: 0
 attributes:
@@ -126,6 +147,14 @@ ACTIONS: dict[str, t.Callable[[_kubernetes_cluster.Cluster, t.Mapping[str, t.Any
     "cordon": lambda cluster, params: cluster.cordon(params["name"], on=True),
     "uncordon": lambda cluster, params: cluster.cordon(params["name"], on=False),
     "drain": lambda cluster, params: cluster.drain(params["name"], seconds=params["seconds"], lose=params["lose"]),
+    "nodes": lambda cluster, params: cluster.nodes(seconds=params["seconds"]),
+    "upgrade_begin": lambda cluster, params: cluster.upgrade_begin(
+        params["name"], version=params["version"], cordon=params["cordon"]
+    ),
+    "upgrade_end": lambda cluster, params: cluster.upgrade_end(params["name"]),
+    "await_version": lambda cluster, params: cluster.await_version(
+        params["name"], version=params["version"], seconds=params["seconds"]
+    ),
     "delete": lambda cluster, params: cluster.delete(params["name"]),
     "smoke": lambda cluster, params: cluster.smoke(params["name"], params["image"], seconds=params["seconds"]),
 }
@@ -136,6 +165,8 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     "labels": {"type": "dict", "default": {}},
     "taints": {"type": "list", "elements": "dict", "default": [], "options": TAINT_SPEC},
     "image": {"type": "str", "default": ""},
+    "version": {"type": "str", "default": ""},
+    "cordon": {"type": "bool", "default": False},
     "lose": {"type": "bool", "default": False},
     "seconds": {"type": "float", "default": 0},
 }

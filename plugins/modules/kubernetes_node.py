@@ -46,6 +46,14 @@ options:
     description: The cluster's version, as M(slipway.platform.kubernetes_cluster) tells it; O(version) has to fit.
     type: str
     default: ""
+  upgrade:
+    description:
+      - Packages that may change their version on a machine that has joined. The others stay, held, at the version that
+        they have, whatever O(version) says, and a warning says so.
+    type: list
+    elements: str
+    choices: [kubeadm, kubectl, kubelet]
+    default: []
   kubelet:
     description: Keys of C(KubeletConfiguration) for this machine; they win over those of the cluster.
     type: dict
@@ -186,6 +194,12 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     "key": {"type": "str", "default": "", "no_log": False},
     "authority": {"type": "str", "default": ""},
     "cluster": {"type": "str", "default": ""},
+    "upgrade": {
+        "type": "list",
+        "elements": "str",
+        "choices": list(_kubernetes_node.PACKAGES),
+        "default": [],
+    },
     "kubelet": {"type": "dict", "default": {}},
     "dns_servers": {"type": "list", "elements": "str", "default": []},
     "dns_search": {"type": "list", "elements": "str", "default": []},
@@ -198,7 +212,7 @@ def _settings(params: t.Mapping[str, t.Any]) -> _kubernetes_node.Settings:
     values: dict[str, t.Any] = {
         name: params[name] for name in ("name", "version", "url", "key", "authority", "cluster", "kubelet")
     }
-    values |= {name: tuple(params[name]) for name in ("dns_servers", "dns_search", "dns_options")}
+    values |= {name: tuple(params[name]) for name in ("upgrade", "dns_servers", "dns_search", "dns_options")}
     return _kubernetes_node.Settings(**values)
 
 
@@ -225,6 +239,12 @@ def main() -> None:
             outcome = host.absent()
     except HostError as exc:
         module.fail_json(msg=str(exc))
+    if outcome.kept:
+        stays = ", ".join(f"{name} {version}" for name, version in sorted(outcome.kept.items()))
+        module.warn(
+            f"{module.params['name']} keeps {stays}, although kubernetes_node_version is {module.params['version']}: "
+            "only playbooks/upgrade.yml changes the version of a node."
+        )
     module.exit_json(
         changed=outcome.changed,
         diff=outcome.diffs,

@@ -79,7 +79,7 @@ def clean() -> list[str]:
     current = {images.tag(name) for name in RECIPES}
     current_files = {images.archive(name) for name in MACHINE_IMAGES} | {internet.content_directory()}
     current_files |= {golang.directory(name) for name in golang.PROGRAMS} | {golang.toolchain_directory()}
-    current_files |= {gpu.directory(), kubernetes.directory()}
+    current_files |= {gpu.directory(), *(kubernetes.directory(release) for release in kubernetes.RELEASES)}
     gone = images.remove_all_but(current)
     for entry in paths.artefacts().iterdir():
         if entry not in current_files:

@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     seeding.add_argument("--image", default="hello:1", help="what it is called there")
     cluster = add("kubernetes", _kubernetes, "Build Kubernetes; `internet` serves its packages from then on.")
     cluster.add_argument("--push", action="store_true", help="push its images to the private registry, too")
+    cluster.add_argument("--before", action="store_true", help="the release before, from which clusters are upgraded")
     for command in (seeding, cluster):
         command.add_argument("--machine", default="registry", help="where the registry runs")
         command.add_argument("--host", help="the registry's name, by default MACHINE.corp.lab")
@@ -173,9 +174,10 @@ def _seed(arguments: argparse.Namespace) -> int:
 
 
 def _kubernetes(arguments: argparse.Namespace) -> int:
-    kubernetes.publish()
+    release = kubernetes.BEFORE if arguments.before else kubernetes.CURRENT
+    kubernetes.publish(release)
     if arguments.push:
-        for reference in kubernetes.push(_registry(arguments)):
+        for reference in kubernetes.push(_registry(arguments), release):
             print(reference)
     return 0
 

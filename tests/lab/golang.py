@@ -61,13 +61,26 @@ class Program:
 
 
 KUBERNETES = "1.34.3"
+# What clusters are upgraded from; built only for the scenario that does it. Its kubeadm names etcd and CoreDNS.
+KUBERNETES_BEFORE = "1.33.4"
+ETCD_BEFORE = "3.5.21"
+COREDNS_BEFORE = "1.12.0"
+KUBERNETES_PROGRAMS = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-proxy",
+    "kube-scheduler",
+    "kubeadm",
+    "kubectl",
+    "kubelet",
+)
 
 
-def _kubernetes(name: str) -> Program:
+def _kubernetes(name: str, version: str = KUBERNETES) -> Program:
     known = {
-        "gitVersion": f"v{KUBERNETES}",
-        "gitMajor": KUBERNETES.split(".")[0],
-        "gitMinor": KUBERNETES.split(".")[1],
+        "gitVersion": f"v{version}",
+        "gitMajor": version.split(".")[0],
+        "gitMinor": version.split(".")[1],
         "gitTreeState": "clean",
         "gitCommit": "unknown",
         "buildDate": "1970-01-01T00:00:00Z",
@@ -79,28 +92,24 @@ def _kubernetes(name: str) -> Program:
     )
     return Program(
         f"k8s.io/kubernetes/cmd/{name}",
-        f"v{KUBERNETES}",
+        f"v{version}",
         module="k8s.io/kubernetes",
         required=True,
         variables=variables,
     )
 
 
+def _etcd(version: str) -> Program:
+    return Program("go.etcd.io/etcd/server/v3", f"v{version}", module="go.etcd.io/etcd/server/v3", required=True)
+
+
 PROGRAMS = {
-    **{
-        name: _kubernetes(name)
-        for name in (
-            "kube-apiserver",
-            "kube-controller-manager",
-            "kube-proxy",
-            "kube-scheduler",
-            "kubeadm",
-            "kubectl",
-            "kubelet",
-        )
-    },
-    "etcd": Program("go.etcd.io/etcd/server/v3", "v3.6.5", module="go.etcd.io/etcd/server/v3", required=True),
+    **{name: _kubernetes(name) for name in KUBERNETES_PROGRAMS},
+    **{f"{name}-{KUBERNETES_BEFORE}": _kubernetes(name, KUBERNETES_BEFORE) for name in KUBERNETES_PROGRAMS},
+    "etcd": _etcd("3.6.5"),
+    f"etcd-{ETCD_BEFORE}": _etcd(ETCD_BEFORE),
     "coredns": Program("github.com/coredns/coredns", "v1.12.1"),
+    f"coredns-{COREDNS_BEFORE}": Program("github.com/coredns/coredns", f"v{COREDNS_BEFORE}"),
     # flannel's own plugin can't be had; see the source.
     "flannel-stand-in": Program("corp.lab/flannel-stand-in", "v0.0.0", source="flannel-stand-in"),
     "registry": Program("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"),
@@ -143,7 +152,7 @@ def toolchain_directory() -> Path:
 
 def _install(name: str, target: Path) -> None:
     wanted = PROGRAMS[name]
-    temporary = target.with_suffix(".part")
+    temporary = target.with_name(f"{target.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     environment = {
@@ -172,6 +181,8 @@ def _install(name: str, target: Path) -> None:
     if result.returncode:
         raise LabError(f"{' '.join(command)} failed: {result.stderr[-3000:]}")
     shutil.rmtree(temporary / "module", ignore_errors=True)
+    if not (temporary / name).exists():
+        (temporary / Path(wanted.package).name).rename(temporary / name)  # `go install` knows the package's name only
     temporary.rename(target)
 
 

@@ -1,6 +1,7 @@
 """Kubernetes: its packages, which `internet` serves on request, and its images, which the private registry gets.
 
-All is built from Go modules, once, in about 20 minutes on two cores. A lab without Kubernetes never builds it.
+All is built from Go modules, once, in about 20 minutes on two cores. A lab without Kubernetes never builds it, and the
+release before, from which clusters are upgraded, is built only for who asks for it.
 """
 
 from __future__ import annotations
@@ -8,60 +9,94 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.lab import images, internet, paths, plan, seed
+from tests.lab import golang, images, internet, paths, plan, seed
 from tests.lab.progress import step
-from tests.lab.recipes import KUBERNETES_IMAGES, KUBERNETES_ROOT, RECIPES
-
-MADE_OF = (*KUBERNETES_IMAGES.values(), "apt-kubernetes")
+from tests.lab.recipes import KUBERNETES_IMAGES, KUBERNETES_IMAGES_BEFORE, KUBERNETES_ROOT, RECIPES
 
 
-def directory() -> Path:
+@dataclass(frozen=True)
+class Release:
+    """A release of Kubernetes.
+
+    Attributes:
+        version: Such as 1.34.3.
+        images: Reference in a registry to recipe.
+        packages: Recipe of the package repository.
+        suffix: What the names of its files end in; empty for the lab's default.
+    """
+
+    version: str
+    images: Mapping[str, str]
+    packages: str
+    suffix: str = ""
+
+    @property
+    def repository(self) -> Path:
+        """Where its packages are below pkgs.k8s.io: one repository for each minor version."""
+        return Path("core:", "stable:", f"v{self.version.rpartition('.')[0]}")
+
+
+CURRENT = Release(golang.KUBERNETES, KUBERNETES_IMAGES, "apt-kubernetes")
+BEFORE = Release(
+    golang.KUBERNETES_BEFORE, KUBERNETES_IMAGES_BEFORE, f"apt-kubernetes-{golang.KUBERNETES_BEFORE}", "-before"
+)
+RELEASES = (CURRENT, BEFORE)
+
+
+def directory(release: Release = CURRENT) -> Path:
     """Directory with packages and images; named by what it is made of."""
-    made_of = sorted({**KUBERNETES_IMAGES, KUBERNETES_ROOT: "apt-kubernetes"}.items())
+    made_of = sorted({**release.images, KUBERNETES_ROOT: release.packages}.items())
     key = paths.digest(*(f"{reference} {RECIPES[name].key()}" for reference, name in made_of))
     return paths.artefacts() / f"kubernetes-{key}"
 
 
-def content() -> Path:
+def content(release: Release = CURRENT) -> Path:
     """The same directory, filled if it is not in the cache."""
-    target = directory()
-    with paths.locked("kubernetes"):
+    target = directory(release)
+    with paths.locked(f"kubernetes{release.suffix}"):
         if not target.exists():
             # One after the other: the programs are made of the same packages, which Go then compiles once.
-            for name in MADE_OF:
+            for name in (*release.images.values(), release.packages):
                 images.ensure(name)
-            with step("Kubernetes' packages and images"):
-                _fill(target)
+            with step(f"packages and images of Kubernetes {release.version}"):
+                _fill(target, release)
     return target
 
 
-def _fill(target: Path) -> None:
+def _fill(target: Path, release: Release) -> None:
     temporary = target.with_suffix(".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    internet.fill_store(temporary / "registry", KUBERNETES_IMAGES)
-    images.extract("apt-kubernetes", KUBERNETES_ROOT, temporary / "apt")
+    internet.fill_store(temporary / "registry", release.images)
+    images.extract(release.packages, KUBERNETES_ROOT, temporary / "apt")
     temporary.rename(target)
 
 
-def publish() -> None:
-    """Let `internet` serve the packages, and note who signs them."""
-    source = content() / "apt"
+def publish(release: Release = CURRENT) -> None:
+    """Let `internet` serve the packages, and note who signs them: each release has a key of its own."""
+    source = content(release) / "apt"
     served = internet.directory() / "kubernetes"
-    with paths.locked("kubernetes"):
+    with paths.locked(f"kubernetes{release.suffix}"):
         for name in ("Release.key", "fingerprint"):
             text = (source / name).read_text(encoding="ascii")
-            paths.write(paths.state() / f"kubernetes-apt-key.{'asc' if name == 'Release.key' else name}", text)
-        if _text(served / "fingerprint") == _text(source / "fingerprint"):
+            kind = "asc" if name == "Release.key" else name
+            paths.write(paths.state() / f"kubernetes-apt-key{release.suffix}.{kind}", text)
+        note = served / f"fingerprint{release.suffix}"
+        repository = served / release.repository
+        if _text(note) == _text(source / "fingerprint") and repository.exists():
             return
-        temporary = served.with_name(f".kubernetes.{os.getpid()}")
+        temporary = served / f".kubernetes.{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(source, temporary)
-        shutil.rmtree(served, ignore_errors=True)
-        temporary.rename(served)
+        shutil.copytree(source / release.repository, temporary)
+        shutil.rmtree(repository, ignore_errors=True)
+        repository.parent.mkdir(parents=True, exist_ok=True)
+        temporary.rename(repository)
+        paths.write(note, _text(source / "fingerprint"))
 
 
 def hosts_file() -> Path:
@@ -86,15 +121,15 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="ascii") if path.exists() else ""
 
 
-def push(registry: seed.Registry) -> list[str]:
+def push(registry: seed.Registry, release: Release = CURRENT) -> list[str]:
     """Push the images to the private registry, under the names that they have upstream.
 
     Returns:
         The references there.
     """
-    store = seed.Store(content() / "registry")
-    references = [reference.rpartition(":")[::2] for reference in KUBERNETES_IMAGES]
+    store = seed.Store(content(release) / "registry")
+    references = [reference.rpartition(":")[::2] for reference in release.images]
     with ThreadPoolExecutor(max_workers=4) as pool:
         for done in [pool.submit(partial(seed.push, store, one, registry, one)) for one in references]:
             done.result()
-    return list(KUBERNETES_IMAGES)
+    return list(release.images)

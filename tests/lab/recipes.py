@@ -6,7 +6,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab.golang import KUBERNETES, PROGRAMS
+from tests.lab.golang import COREDNS_BEFORE, ETCD_BEFORE, KUBERNETES, KUBERNETES_BEFORE, PROGRAMS
 from tests.lab.paths import FILES, digest
 
 MACHINE_PACKAGES = (
@@ -363,13 +363,14 @@ _FLANNEL_PROGRAM = Compiled(
 )
 
 
-def _component(name: str, path: str = "/usr/local/bin") -> Layer:
-    """One static program, found by its name, and nothing else."""
+def _component(name: str, path: str = "/usr/local/bin", version: str = "") -> Layer:
+    """One static program, found by its name, and nothing else; version is that of a program that is not the newest."""
+    program = f"{name}-{version}" if version else name
     return Layer(
-        name=f"kubernetes-{name}",
+        name=f"kubernetes-{program}",
         parent="scratch",
-        dockerfile=f'COPY {name} {path}/{name}\nENV PATH={path}\nENTRYPOINT ["{path}/{name}"]\n',
-        programs=(name,),
+        dockerfile=f'COPY {program} {path}/{name}\nENV PATH={path}\nENTRYPOINT ["{path}/{name}"]\n',
+        programs=(program,),
     )
 
 
@@ -419,6 +420,43 @@ KUBERNETES_IMAGES = {
     "pause:3.10.1": "hub-pause",
 }
 
+# The release before, for upgrades: what of it differs, by `python -m tests.lab kubernetes --before`.
+_CONTROLLERS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+_BEFORE = (
+    *(_component(name, version=KUBERNETES_BEFORE) for name in _CONTROLLERS),
+    _component("etcd", version=ETCD_BEFORE),
+    _component("coredns", "/bin", COREDNS_BEFORE),
+    Layer(
+        name=f"kubernetes-kube-proxy-{KUBERNETES_BEFORE}",
+        parent="kubernetes-network",
+        dockerfile=f"COPY kube-proxy-{KUBERNETES_BEFORE} /usr/local/bin/kube-proxy\n",
+        programs=(f"kube-proxy-{KUBERNETES_BEFORE}",),
+    ),
+    Layer(
+        name=f"apt-kubernetes-{KUBERNETES_BEFORE}",
+        parent="trixie",
+        dockerfile=f"COPY --from=@kubernetes-cni@ {PROGRAMS_ROOT} /srv/cni\n"
+        + "".join(
+            f"COPY {name}-{KUBERNETES_BEFORE} /srv/programs/{name}\n" for name in ("kubeadm", "kubectl", "kubelet")
+        )
+        + "COPY kubernetes /usr/local/bin/kubernetes\n"
+        + "RUN apt-get -q update && apt-get -qy install --no-install-recommends apt-utils gpg-agent"
+        + f" && kubernetes {KUBERNETES_ROOT} {KUBERNETES_BEFORE} {CNI_VERSION} && rm -rf /srv/programs\n",
+        files={"kubernetes": "apt/kubernetes"},
+        programs=tuple(f"{name}-{KUBERNETES_BEFORE}" for name in ("kubeadm", "kubectl", "kubelet")),
+        copies=("kubernetes-cni",),
+    ),
+)
+KUBERNETES_IMAGES_BEFORE = {
+    **{
+        f"{name}:v{KUBERNETES_BEFORE}": f"kubernetes-{name}-{KUBERNETES_BEFORE}"
+        for name in (*_CONTROLLERS, "kube-proxy")
+    },
+    f"etcd:{ETCD_BEFORE}-0": f"kubernetes-etcd-{ETCD_BEFORE}",
+    f"coredns/coredns:v{COREDNS_BEFORE}": f"kubernetes-coredns-{COREDNS_BEFORE}",
+    "pause:3.10": "hub-pause",
+}
+
 # Chromium, for tests/browser.
 _BROWSER = Layer(name="browser", parent="debian", dockerfile=_install("chromium", "fonts-dejavu-core"))
 
@@ -456,6 +494,7 @@ _ALL: tuple[Recipe, ...] = (
     _FLANNEL,
     _FLANNEL_PLUGIN,
     _KUBERNETES_APT,
+    *_BEFORE,
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 

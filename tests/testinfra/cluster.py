@@ -65,6 +65,17 @@ class Cluster:
         conditions = json.loads(done.stdout)["status"]["conditions"] if done.rc == 0 else []
         return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
+    def node(self, name: str) -> dict[str, Any]:
+        """Return what an upgrade changes of a node: its kubelet's version, ready, cordoned, annotations."""
+        found = self.get(f"node {name}")
+        ready = [one["status"] for one in found["status"]["conditions"] if one["type"] == "Ready"]
+        return {
+            "kubelet": found["status"]["nodeInfo"]["kubeletVersion"],
+            "ready": ready == ["True"],
+            "cordoned": bool(found["spec"].get("unschedulable")),
+            "annotations": found["metadata"].get("annotations", {}),
+        }
+
     def pod(self, name: str) -> dict[str, Any]:
         """Return a pod."""
         found: dict[str, Any] = self.get(f"pod {name}")

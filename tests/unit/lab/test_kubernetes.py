@@ -19,9 +19,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "slipway" / "lab"
 
 
-def made(root: Path, fingerprint: str) -> Path:
+def made(root: Path, release: kubernetes.Release, fingerprint: str) -> Path:
     apt = root / "made" / "apt"
-    (apt / "core:").mkdir(parents=True, exist_ok=True)
+    (apt / release.repository).mkdir(parents=True, exist_ok=True)
+    (apt / release.repository / "Release").write_text(fingerprint)
     (apt / "Release.key").write_text("the key\n")
     (apt / "fingerprint").write_text(fingerprint)
     return apt.parent
@@ -30,18 +31,23 @@ def made(root: Path, fingerprint: str) -> Path:
 def test_packages_are_served_and_their_signer_noted(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes, "content", lambda: made(tmp_path, "AB\n"))
+    monkeypatch.setattr(kubernetes, "content", lambda release: made(tmp_path / release.version, release, "AB\n"))
     kubernetes.publish()
-    served = cache / "internet" / "kubernetes"
-    assert (served / "core:").is_dir()
+    served = cache / "internet" / "kubernetes" / kubernetes.CURRENT.repository
+    assert (served / "Release").read_text() == "AB\n"
     assert (cache / "kubernetes-apt-key.asc").read_text() == "the key\n"
     assert (cache / "kubernetes-apt-key.fingerprint").read_text() == "AB\n"
     (served / "touched").touch()
     kubernetes.publish()
     assert (served / "touched").exists(), "what is served already is left alone"
-    monkeypatch.setattr(kubernetes, "content", lambda: made(tmp_path, "CD\n"))
+    monkeypatch.setattr(kubernetes, "content", lambda release: made(tmp_path / release.version, release, "CD\n"))
+    kubernetes.publish(kubernetes.BEFORE)
+    assert (served / "touched").exists(), "and so is the other release"
+    assert (served.parent / kubernetes.BEFORE.repository.name / "Release").read_text() == "CD\n"
+    assert (cache / "kubernetes-apt-key-before.fingerprint").read_text() == "CD\n"
     kubernetes.publish()
     assert not (served / "touched").exists()
+    assert (served.parent / kubernetes.BEFORE.repository.name).is_dir()
 
 
 def test_the_inventory_has_the_machines_only_while_the_lab_has_them(cache: Path) -> None:
@@ -51,6 +57,15 @@ def test_the_inventory_has_the_machines_only_while_the_lab_has_them(cache: Path)
     found = json.loads(subprocess.check_output(script))
     assert found["kubernetes_nodes"]["hosts"] == ["node1", "node2", "node3"]
     assert found["_meta"]["hostvars"]["control"] == {"ansible_host": "172.29.64.12"}
+
+
+def test_the_release_before_is_one_minor_version_older_and_complete() -> None:
+    now, before = (list(map(int, release.version.split(".")[:2])) for release in kubernetes.RELEASES)
+    assert before == [now[0], now[1] - 1]
+    names = [{image.partition(":")[0] for image in release.images} for release in kubernetes.RELEASES]
+    assert names[0] - names[1] == {"flannel/flannel", "flannel/flannel-cni-plugin"}, "what is the same for both"
+    assert {*kubernetes.BEFORE.images.values(), kubernetes.BEFORE.packages} <= set(recipes.RECIPES)
+    assert kubernetes.directory() != kubernetes.directory(kubernetes.BEFORE)
 
 
 def test_images_have_their_upstream_names() -> None:

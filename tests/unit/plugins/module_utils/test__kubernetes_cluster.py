@@ -219,3 +219,101 @@ def test_a_pod_that_does_not_run_says_why(cluster: Cluster, status: Any, why: st
     with pytest.raises(HostError, match=f"hello:1 did not run on node7 within 0 seconds: {why}"):
         cluster.at().smoke("node7", "hello:1", seconds=0)
     assert cluster.calls[-1].startswith("delete pod"), "it is not left behind"
+
+
+# --- Upgrades ---------------------------------------------------------------------------------------------------
+
+
+def marked(cordoned: bool | None = None, *, closed: bool = False) -> dict[str, Any]:
+    """A node whose upgrade has begun, or has not."""
+    note = json.dumps({"cordoned": cordoned, "to": "v1.34.3"})
+    found = node(annotations={_kubernetes_cluster.UPGRADE: note} if cordoned is not None else {})
+    found["spec"] = {"unschedulable": True} if closed else {}
+    found["status"] = {**READY, "nodeInfo": {"kubeletVersion": "v1.33.4"}}
+    return found
+
+
+def patches(cluster: Cluster) -> list[dict[str, Any]]:
+    return [json.loads(call.partition("--patch=")[2]) for call in cluster.did("patch node node7")]
+
+
+def test_all_nodes_are_told_when_the_api_server_answers(cluster: Cluster) -> None:
+    cluster.answers["get --raw=/readyz"] = [Result(1, "", "refused\n"), Result(0, "ok", "")]
+    cluster.answers["get --raw=/version"] = {"gitVersion": "v1.33.4"}
+    cluster.answers["get nodes"] = {"items": [marked(True), node(NOT_READY)]}
+    told = cluster.at().nodes(seconds=30).told
+    assert told["version"] == "v1.33.4"
+    assert told["nodes"] == [
+        {"name": "node7", "kubelet": "v1.33.4", "ready": True, "why": "", "upgrading": True},
+        {"name": "node7", "kubelet": "", "ready": False, "why": "no network", "upgrading": False},
+    ]
+    cluster.answers["get --raw=/readyz"] = Result(1, "", "refused\n")
+    with pytest.raises(HostError, match="the API server does not answer: refused"):
+        cluster.at().nodes(seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("found", "cordon", "noted"),
+    [
+        (marked(), False, {"cordoned": False, "to": "v1.34.3"}),
+        (marked(), True, {"cordoned": True, "to": "v1.34.3"}),
+        (marked(closed=True), True, {"cordoned": False, "to": "v1.34.3"}),
+        (marked(False), True, {"cordoned": True, "to": "v1.34.3"}),
+        (marked(True), True, {"cordoned": True, "to": "v1.34.3"}),
+        (marked(True, closed=True), True, None),
+        (marked(False, closed=True), True, None),
+        (marked(True, closed=True), False, None),
+    ],
+    ids=["note", "cordon", "somebody else's", "noted", "opened meanwhile", "again", "again else's", "noted again"],
+)
+def test_who_cordoned_a_node_is_remembered(
+    cluster: Cluster, found: dict[str, Any], cordon: bool, noted: dict[str, Any] | None
+) -> None:
+    cluster.answers["get node"] = found
+    assert cluster.at(check=True).upgrade_begin("node7", version="v1.34.3", cordon=cordon).changed == (
+        noted is not None
+    )
+    assert patches(cluster) == []
+    cluster.at().upgrade_begin("node7", version="v1.34.3", cordon=cordon)
+    if noted is None:
+        assert patches(cluster) == []
+        return
+    (patch,) = patches(cluster)
+    assert json.loads(patch["metadata"]["annotations"][_kubernetes_cluster.UPGRADE]) == noted
+    assert patch.get("spec") == ({"unschedulable": True} if cordon else None)
+
+
+def test_only_what_we_cordoned_is_uncordoned(cluster: Cluster) -> None:
+    cluster.answers["get node"] = marked(closed=True)
+    assert not cluster.at().upgrade_end("node7").changed, "no upgrade of ours"
+    cluster.answers["get node"] = marked(False, closed=True)
+    assert cluster.at(check=True).upgrade_end("node7").changed
+    cluster.at().upgrade_end("node7")
+    cluster.answers["get node"] = marked(True, closed=True)
+    cluster.at().upgrade_end("node7")
+    gone = {"metadata": {"annotations": {_kubernetes_cluster.UPGRADE: None}}}
+    assert patches(cluster) == [gone, {**gone, "spec": {"unschedulable": None}}]
+
+
+def test_a_note_that_is_none() -> None:
+    for text in ("{", "[]"):
+        assert _kubernetes_cluster.mark_of(node(annotations={_kubernetes_cluster.UPGRADE: text})) == {}
+
+
+def test_an_upgrade_of_a_stranger(cluster: Cluster) -> None:
+    with pytest.raises(HostError, match="the cluster has no node node7"):
+        cluster.at().upgrade_begin("node7", version="v1.34.3", cordon=True)
+
+
+def test_a_node_is_waited_for_until_it_has_its_version(cluster: Cluster) -> None:
+    new = marked()
+    new["status"]["nodeInfo"]["kubeletVersion"] = "v1.34.3"
+    cluster.answers["get node"] = [Result(1, "", "refused\n"), marked(), new]
+    cluster.at().await_version("node7", version="v1.34.3", seconds=30)
+    assert cluster.slept == 2
+    cluster.at(check=True).await_version("node7", version="v9", seconds=30)
+    with pytest.raises(HostError, match=r"node7 is not ready at v1\.35\.0 after 0 seconds: its kubelet is v1\.34\.3"):
+        cluster.at().await_version("node7", version="v1.35.0", seconds=0)
+    cluster.answers["get node"] = Result(1, "", "refused\n")
+    with pytest.raises(HostError, match=r"after 0 seconds: refused"):
+        cluster.at().await_version("node7", version="v1.35.0", seconds=0)

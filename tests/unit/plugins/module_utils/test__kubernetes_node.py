@@ -19,7 +19,7 @@ from ansible_collections.slipway.platform.plugins.module_utils import (
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Result
 
-from tests.unit.fakes import FakeHost, FakeUnit
+from tests.unit.fakes import FakeHost, FakePackage, FakeUnit
 from tests.unit.plugins.module_utils.test__kubernetes import TOKEN, kubeconfig
 
 JOIN = _kubernetes_node.Join(
@@ -137,6 +137,32 @@ def test_the_kernel(machine: Machine) -> None:
     machine.host.answers["modprobe overlay"] = Result(1, "", "no such module")
     with pytest.raises(HostError, match="modprobe overlay failed, which pods need: no such module"):
         machine.at().present(settings())
+
+
+def test_a_node_keeps_its_version(machine: Machine) -> None:
+    """Whatever the inventory says: only an upgrade changes it."""
+    machine.host.packages = {name: FakePackage("1.33.1-1.1", "hold") for name in _kubernetes_node.PACKAGES}
+    machine.at().present(settings(version="1.33.*"))
+    machine.joined()
+    outcome = machine.at().present(settings())
+    assert outcome.packages == []
+    assert outcome.kept == dict.fromkeys(_kubernetes_node.PACKAGES, "1.33.1-1.1")
+    assert machine.at().present(settings(version="1.33.*")).kept == {}
+    del machine.host.packages["kubectl"]
+    assert machine.at().present(settings()).packages == ["install kubectl 1.33.1-1.1", "hold kubectl"]
+
+
+def test_an_upgrade_changes_the_packages_it_names(machine: Machine) -> None:
+    machine.host.packages = {name: FakePackage("1.33.1-1.1", "hold") for name in _kubernetes_node.PACKAGES}
+    machine.joined()
+    target = settings(version="1.34.3-1.1", upgrade=("kubeadm",))
+    outcome = machine.at().present(target)
+    assert outcome.packages == ["install kubeadm 1.34.3-1.1", "hold kubeadm"]
+    assert outcome.kept == {}, "no news in an upgrade"
+    assert not machine.at().present(target).packages
+    rest = machine.at().present(settings(version="1.34.3-1.1", upgrade=_kubernetes_node.PACKAGES))
+    assert {f"install {name} 1.34.3-1.1" for name in ("kubectl", "kubelet")} < {*rest.packages}
+    assert {found.selection for found in machine.host.packages.values()} == {"hold"}
 
 
 # --- What is refused --------------------------------------------------------------------------------------------
