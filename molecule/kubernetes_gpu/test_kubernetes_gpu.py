@@ -118,7 +118,7 @@ def test_a_pod_gets_exactly_one_gpu_and_no_two_get_the_same(cluster: Cluster, po
     for name, text in seen.items():
         (device,) = devices(cluster, name)
         numbers[name] = device.removeprefix("nvidia")
-        assert f"ids=GPU-51195a70-0000-4000-8000-00000000000{numbers[name]}" in text
+        assert "ids=void" in text, "CDI's mark: the runtime nvidia has nothing to add"
         assert "libcuda.so.580" in text, "the driver's library comes with it"
         assert inside(cluster, name, OPEN.format(f"/dev/{device}")) == MAY
     assert sorted(numbers.values()) == ["0", "1"]
@@ -164,10 +164,16 @@ def test_gpus_come_back_when_kubelet_and_plugin_do(cluster: Cluster, node: Any, 
     pods("keeper")
     (mine,) = devices(cluster, "keeper")
     (before,) = plugins(cluster)
-    registered = f"logs -n {SPACE} {before['metadata']['name']} | grep -c 'registered nvidia.com/gpu'"
-    count = int(cluster.ask(registered))
+
+    def registered() -> int:
+        # Nobody can say while the kubelet is away.
+        return str(cluster.run(f"logs -n {SPACE} {before['metadata']['name']}").stdout).count(
+            "registered nvidia.com/gpu"
+        )
+
+    count = registered()
     node.check_output("systemctl restart kubelet")
-    wait_for(lambda: int(cluster.ask(registered)) > count, lambda: cluster.ask(registered))
+    wait_for(lambda: registered() > count, lambda: f"registered {registered()} times, {count} before")
     until_offered(cluster, 2)
     pods("after-kubelet")
     assert devices(cluster, "after-kubelet") | {mine} == {"nvidia0", "nvidia1"}
@@ -238,13 +244,6 @@ def test_an_image_that_is_not_there_is_named_before_anything_changes(cluster: Cl
     assert f"{image} is not in kube-gpu.corp.lab:6001 (as nvidia/k8s-device-plugin:v0.0.1): it needs {image}" in said
     assert "registry_mirror_images, and playbooks/mirror.yml" in said
     assert plugins(cluster)[0]["metadata"]["uid"] == before["metadata"]["uid"]
-
-    wrong = {"nvidia_device_plugin_registry_host": "", "nvidia_device_plugin_ready_seconds": 10}
-    failed = play("plugin.yml", nvidia_device_plugin_image=image, **wrong)
-    assert failed.rc != 0
-    assert f"node {NODE} offers no GPU after 10 seconds: it cannot pull {image}" in " ".join(failed.output.split())
-    play("plugin.yml").succeeded()
-    assert offered(cluster) == 2
 
 
 def gpu_checks(name: str) -> dict[str, tuple[str, str]]:

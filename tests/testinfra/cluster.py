@@ -57,7 +57,7 @@ class Cluster:
     def create(self, *objects: Mapping[str, Any]) -> None:
         """Apply objects."""
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-        self.ask("apply --filename=/dev/stdin <<'END'\n" + text.replace("%", "%%") + "\nEND")
+        self.ask("apply --filename=/dev/stdin <<'END'\n" + text + "\nEND")
 
     def ready(self, node: str) -> bool:
         """Tell whether a node is ready."""
