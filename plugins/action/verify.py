@@ -25,6 +25,7 @@ SITE = {
     "ca_certificates": "site_ca_certificates",
     "verify": "site_verify",
     "credentials": "docker_proxy_credentials",
+    "kubernetes": "site_kubernetes",
 }
 CONNECTION = (
     "ansible_connection",
@@ -59,10 +60,15 @@ def connection(variables: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     }
 
 
-def machine(name: str, variables: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """Return a machine as the checks read it."""
+def machine(
+    name: str, variables: t.Mapping[str, t.Any], control: t.Mapping[str, t.Any] | None = None
+) -> dict[str, t.Any]:
+    """Return a machine as the checks read it; control: variables of the one where its cluster can be asked."""
+    known = {"control": {"name": str(control["inventory_hostname"]), **connection(control)}} if control else {}
     return {
+        **known,
         "name": name,
+        "node": variables.get("kubernetes_node_name", name),
         "groups": variables.get("group_names", []),
         "connection": connection(variables),
         "site": {fact: variables[variable] for fact, variable in SITE.items() if variables.get(variable)},
@@ -81,12 +87,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         variables = task_vars or {}
         _, arguments = self.validate_argument_spec(argument_spec={"verdict": {"type": "path", "required": True}})
         path = os.path.abspath(arguments["verdict"])
-        wanted = {*SITE.values(), "group_names", *CONNECTION}
+        everybody = variables["hostvars"]
+        wanted = {*SITE.values(), "group_names", "kubernetes_node_name", *CONNECTION}
         machines = []
         for name in variables["ansible_play_hosts_all"]:
-            known = variables["hostvars"][name]
-            machines.append(machine(name, self._templar.template({key: known[key] for key in wanted if key in known})))
+            own = self._values(everybody[name], wanted)
+            control = (own.get("site_kubernetes") or {}).get("control_plane")
+            there = self._values(everybody[control], CONNECTION) if control in everybody else None
+            machines.append(machine(name, own, there and {**there, "inventory_hostname": control}))
         return self._check(path, json.dumps({"machines": machines}, default=str))
+
+    def _values(self, known: t.Mapping[str, t.Any], wanted: t.Iterable[str]) -> dict[str, t.Any]:
+        """Return some variables of a machine, without templates in them."""
+        return dict(self._templar.template({key: known[key] for key in wanted if key in known}))
 
     @staticmethod
     def _check(path: str, site: str) -> dict[str, t.Any]:

@@ -20,6 +20,7 @@ import typing as t
 from ansible_collections.slipway.platform.plugins.module_utils import (
     _apt_sources,
     _files,
+    _gpus,
     _host_state,
     _kubernetes,
     _packages,
@@ -56,6 +57,8 @@ LEFTOVERS = (
     "etc/cni/net.d/*calico*",
     "etc/cni/net.d/*cilium*",
 )
+# What the cluster's own pods have left: flannel's network, and the CDI specs of NVIDIA's device plugin.
+LEFT_BEHIND = ("etc/cni/net.d/*flannel*", "var/run/cdi/k8s.device-plugin.nvidia.com-*.json")
 # What a join that was cut off has left, and kubeadm would stumble over.
 HALF_JOINED = (
     "FileAvailable--etc-kubernetes-kubelet.conf",
@@ -118,10 +121,11 @@ class Found:
 
 @dataclasses.dataclass
 class Outcome(_host_state.Outcome):
-    """What was done, whether the machine is a node now, and the packages that stay although others are wanted."""
+    """What was done: joined now, packages that stay although others are wanted, an NVIDIA GPU on the machine's bus."""
 
     joined: bool = False
     kept: dict[str, str] = dataclasses.field(default_factory=dict)
+    gpu: bool = False
 
 
 def resolv_conf(settings: Settings) -> str:
@@ -282,6 +286,7 @@ class NodeHost:
         self._take(self.state.present(self._wanted(settings, joined=found.joined)))
         self._kernel()
         self.outcome.joined = found.joined
+        self.outcome.gpu = bool(_gpus.on_the_bus())
         if join and not found.joined:
             self._join(settings, join, resumed=found.begun == "join")
         return self.outcome
@@ -385,8 +390,9 @@ class NodeHost:
         for link in ("cni0", "flannel.1"):
             if os.path.exists(self.places.at("sys/class/net", link)):
                 self.runner(["ip", "link", "delete", link])
-        for path in glob.glob(self.places.at("etc/cni/net.d/*flannel*")):
-            os.unlink(path)
+        for pattern in LEFT_BEHIND:
+            for path in glob.glob(self.places.at(pattern)):
+                os.unlink(path)
         self._forget_subnet()
         shutil.rmtree(self.places.at("var/lib/cni"), ignore_errors=True)
         for family in ("iptables", "ip6tables"):

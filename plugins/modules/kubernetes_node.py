@@ -141,6 +141,11 @@ joined:
   returned: always
   type: bool
   sample: true
+gpu:
+  description: Whether an NVIDIA GPU is on the machine's PCI bus, with a driver or without.
+  returned: always
+  type: bool
+  sample: false
 changed_paths:
   description: Paths that were written, or would be in check mode.
   returned: always
@@ -249,6 +254,7 @@ def main() -> None:
         changed=outcome.changed,
         diff=outcome.diffs,
         joined=outcome.joined,
+        gpu=outcome.gpu,
         changed_paths=outcome.changed_paths,
         removed_paths=outcome.removed_paths,
         packages=outcome.packages,

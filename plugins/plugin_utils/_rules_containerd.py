@@ -8,8 +8,10 @@ import typing as t
 
 from ansible_collections.slipway.platform.plugins.plugin_utils._rules import Problem, Rule, Verdict, shown
 
-# An image reference with a tag or a digest (distribution's reference grammar, without its rarer forms).
-IMAGE = re.compile(r"[a-z0-9][\w.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*(:[\w][\w.-]{0,127}|@sha256:[0-9a-f]{64})", re.ASCII)
+# An image reference with a tag, a digest or both (distribution's reference grammar, without its rarer forms).
+IMAGE = re.compile(
+    r"[a-z0-9][\w.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*(?=[:@])(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?", re.ASCII
+)
 
 
 def pinned_image(value: t.Any) -> Verdict:

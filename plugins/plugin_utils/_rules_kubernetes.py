@@ -56,7 +56,8 @@ def kubernetes_endpoint(value: t.Any) -> Verdict:
     return "a host name and a port, such as control.example.com:6443"
 
 
-def _labels_key(text: str) -> bool:
+def is_label(text: str) -> bool:
+    """Tell whether a text is the key of a label or a taint."""
     match = KEY.match(text)
     return bool(match and (match[1] is None or NAME.match(match[1])))
 
@@ -67,7 +68,7 @@ def kubernetes_labels(value: t.Any) -> Verdict:
         return "a dictionary from a label to its value"
     problems = []
     for key, text in value.items():
-        if not _labels_key(str(key)):
+        if not is_label(str(key)):
             problems.append(Problem("a label such as team or example.com/team", "", f"the label {shown(str(key))}"))
         elif isinstance(text, bool) or not VALUE.match(str(text)):
             needs = "a text of at most 63 letters, digits, -, _ and . (true and numbers in quotes)"
@@ -79,7 +80,7 @@ def kubernetes_taints(value: t.Any) -> Verdict:
     """Accept a list of {key, value, effect}, each key and effect once."""
     problems, seen = [], set()
     for index, taint in enumerate(value or []):
-        if not _labels_key(str(taint.get("key"))):
+        if not is_label(str(taint.get("key"))):
             problems.append(Problem("a key such as gpu or example.com/gpu", f"[{index}].key", shown(taint.get("key"))))
         pair = (taint.get("key"), taint.get("effect"))
         if pair in seen:

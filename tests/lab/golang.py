@@ -112,6 +112,10 @@ PROGRAMS = {
     f"coredns-{COREDNS_BEFORE}": Program("github.com/coredns/coredns", f"v{COREDNS_BEFORE}"),
     # flannel's own plugin can't be had; see the source.
     "flannel-stand-in": Program("corp.lab/flannel-stand-in", "v0.0.0", source="flannel-stand-in"),
+    # NVIDIA's device plugin can't be had either.
+    "nvidia-device-plugin-stand-in": Program(
+        "corp.lab/nvidia-device-plugin-stand-in", "v0.0.0", source="nvidia-device-plugin-stand-in"
+    ),
     "registry": Program("github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"),
     # An S3 server over a directory (scenario registry_s3).
     "versitygw": Program("github.com/versity/versitygw/cmd/versitygw", "v1.8.0"),

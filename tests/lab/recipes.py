@@ -407,6 +407,19 @@ _KUBERNETES_APT = Layer(
     copies=("kubernetes-cni",),
 )
 
+# What plays NVIDIA's device plugin, in an image that has the variables, the command and a shell as that one has.
+_DEVICE_PLUGIN = Layer(
+    name="nvidia-device-plugin-stand-in",
+    parent="debian",
+    dockerfile="COPY nvidia-device-plugin-stand-in /usr/bin/nvidia-device-plugin-stand-in\n"
+    + "RUN ln -s nvidia-device-plugin-stand-in /usr/bin/nvidia-device-plugin\n"
+    + "ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility NVIDIA_DISABLE_REQUIRE=true\n"
+    + "LABEL org.opencontainers.image.title=\"stand-in for NVIDIA's device plugin (Slipway's lab)\"\n"
+    + 'ENTRYPOINT ["nvidia-device-plugin"]\n',
+    programs=("nvidia-device-plugin-stand-in",),
+)
+DEVICE_PLUGIN_VERSION = "v0.19.0"
+
 # What the private registry gets by `python -m tests.lab kubernetes --push`, under the names that it has upstream.
 KUBERNETES_IMAGES = {
     **{
@@ -417,6 +430,7 @@ KUBERNETES_IMAGES = {
     f"coredns/coredns:{COREDNS_VERSION}": "kubernetes-coredns",
     f"flannel/flannel:{FLANNEL_VERSION}": "kubernetes-flannel",
     f"flannel/flannel-cni-plugin:{FLANNEL_PLUGIN_VERSION}": "kubernetes-flannel-plugin",
+    f"nvidia/k8s-device-plugin:{DEVICE_PLUGIN_VERSION}": "nvidia-device-plugin-stand-in",
     "pause:3.10.1": "hub-pause",
 }
 
@@ -493,6 +507,7 @@ _ALL: tuple[Recipe, ...] = (
     _KUBE_PROXY,
     _FLANNEL,
     _FLANNEL_PLUGIN,
+    _DEVICE_PLUGIN,
     _KUBERNETES_APT,
     *_BEFORE,
 )

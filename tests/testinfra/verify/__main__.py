@@ -2,8 +2,9 @@
 """Check machines from outside: `python -m tests.testinfra.verify VERDICT.json < site.json`.
 
 The site comes on standard input, never as argument or environment, because it holds passwords:
-{"machines": [{"name": …, "groups": […], "connection": {…}, "site": {…}}]}. Exit status: 0 all well, 1 a check
-failed, 2 the checks could not run. playbooks/verify.yml calls this with what the inventory says.
+{"machines": [{"name": …, "groups": […], "connection": {…}, "site": {…}, "node": …, "control": {…}}]}.
+Exit status: 0 all well, 1 a check failed, 2 the checks could not run. playbooks/verify.yml calls this with what the
+inventory says.
 """
 
 from __future__ import annotations

@@ -17,7 +17,10 @@ from tests.testinfra.verify.machine import need
 REPOSITORY = Path(__file__).resolve().parents[3]
 NVML = REPOSITORY / "plugins/module_utils/_nvml.py"
 KIND = "nvidia.com/gpu"
+# Of the specs that NVIDIA's device plugin writes when it starts, and only then.
+PLUGIN_KIND = "k8s.device-plugin.nvidia.com/gpu"
 REFRESH = "systemctl start nvidia-cdi-refresh.service"
+RESTART = "kubectl --all-namespaces delete pod -l app.kubernetes.io/name=nvidia-device-plugin"
 # A library of the driver carries its version; those of other projects that come with it have numbers of their own.
 OF_THE_DRIVER = re.compile(r".*/lib(?:cuda|nvidia-[a-z-]+)\.so\.(\d{3,}(?:\.\d+)+)")
 # Runs on the machine with its own Python. Prints JSON. Argument: the text of _nvml.py. CDI's directories are those of
@@ -151,19 +154,21 @@ def _is_there(name: str, gpus: list[dict[str, Any]]) -> bool:
 
 def libraries(found: Look) -> str:
     """Return a sentence about the first file that CDI specs give to containers and that is not the driver's now."""
-    for path, spec in _specs(found).items():
+    for path, spec in _specs(found, KIND, PLUGIN_KIND).items():
+        cure = REFRESH if spec["kind"] == KIND else RESTART
         for file in _mounts(spec):
             if file in found.missing:
-                return f"{path} gives containers {file}, which is not there: {REFRESH}"
+                return f"{path} gives containers {file}, which is not there: {cure}"
             version = OF_THE_DRIVER.fullmatch(file)
             if version and version[1] != found.driver:
-                return f"{path} gives containers {file}, but driver {found.driver} runs: {REFRESH}"
+                return f"{path} gives containers {file}, but driver {found.driver} runs: {cure}"
     return ""
 
 
-def _specs(found: Look) -> dict[str, Any]:
+def _specs(found: Look, *kinds: str) -> dict[str, Any]:
     parsed = {path: yaml.safe_load(text) for path, text in found.specs.items()}
-    return {path: spec for path, spec in parsed.items() if isinstance(spec, dict) and spec.get("kind") == KIND}
+    wanted = kinds or (KIND,)
+    return {path: spec for path, spec in parsed.items() if isinstance(spec, dict) and spec.get("kind") in wanted}
 
 
 def _names(found: Look, path: str) -> set[str]:

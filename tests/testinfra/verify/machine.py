@@ -94,12 +94,22 @@ class Machine:
         groups: the groups it is in.
         connection: how to reach it: kind (ssh, local, docker), address, port, user, key, arguments.
         site: the site's facts for this machine: proxy, dns, registry, registry_caches, ca_certificates, verify.
+        node: its name in the cluster.
+        control: name and connection of the machine where its cluster can be asked.
     """
 
     name: str
     groups: list[str] = field(default_factory=list)
     connection: dict[str, Any] = field(default_factory=dict)
     site: dict[str, Any] = field(default_factory=dict)
+    node: str = ""
+    control: dict[str, Any] = field(default_factory=dict)
+
+    def api(self) -> Any:
+        """Return testinfra's host of the machine where the cluster can be asked; skips where there is none."""
+        if not self.control:
+            missing("the inventory names no site_kubernetes.control_plane")
+        return Machine(name=self.control["name"], connection=self.control).host()
 
     def host(self) -> Any:
         """Return testinfra's host, commands run as root."""

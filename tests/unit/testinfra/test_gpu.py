@@ -159,6 +159,15 @@ def test_a_library_that_is_gone() -> None:
     )
 
 
+def test_specs_of_the_device_plugin_that_are_of_another_driver() -> None:
+    path = "/var/run/cdi/k8s.device-plugin.nvidia.com-gpu.json"
+    found = look(specs={path: spec("GPU-aaaa", driver="470.1", kind=gpu.PLUGIN_KIND)})
+    assert gpu.libraries(found) == (
+        f"{path} gives containers {LIBRARIES}/libcuda.so.470.1, but driver 580.105.08 runs: "
+        "kubectl --all-namespaces delete pod -l app.kubernetes.io/name=nvidia-device-plugin"
+    )
+
+
 def test_specs_of_others_are_no_business_of_ours() -> None:
     found = look(
         specs={"/etc/cdi/x.yaml": spec("9", driver="470.1", kind="example.com/x"), "/etc/cdi/broken.yaml": "text"}

@@ -64,6 +64,13 @@ def test_hands_over_connection_and_site(handed: dict[str, Any], tmp_path: Path) 
     assert list(machine["site"]) == ["proxy"]
 
 
+def test_a_machine_knows_where_its_cluster_can_be_asked() -> None:
+    control = {"inventory_hostname": "control", "ansible_host": "192.0.2.9"}
+    made = verify.machine("node1", {"kubernetes_node_name": "n1"}, control)
+    assert (made["node"], made["control"]["name"], made["control"]["address"]) == ("n1", "control", "192.0.2.9")
+    assert "control" not in verify.machine("node1", {})
+
+
 def test_passwords_travel_by_standard_input_only(handed: dict[str, Any], tmp_path: Path) -> None:
     act(tmp_path / "verdict.json")
     assert not any(PASSWORD in argument for argument in handed["command"])

@@ -115,6 +115,13 @@ def test_a_machine_is_made_ready_and_again(machine: Machine) -> None:
     assert str(machine.root / _kubernetes_node.RESOLV_CONF) in bare.removed_paths
 
 
+def test_a_gpu_on_the_bus_is_told(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kubernetes_node._gpus, "on_the_bus", lambda: ["0000:41:00.0"])
+    assert machine.at().present(settings()).gpu is True
+    monkeypatch.setattr(_kubernetes_node._gpus, "on_the_bus", list)
+    assert machine.at().present(settings()).gpu is False
+
+
 def test_check_mode_on_a_bare_machine(machine: Machine) -> None:
     outcome = machine.at(check=True).present(settings(), JOIN)
     assert (outcome.changed, outcome.joined) == (True, True)

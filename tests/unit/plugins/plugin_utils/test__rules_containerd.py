@@ -10,7 +10,13 @@ from ansible_collections.slipway.platform.plugins.plugin_utils import _rules_con
 
 
 @pytest.mark.parametrize(
-    "value", ["pause:3.10", "registry.corp.lab:6001/k8s/pause:3.10", f"reg/pause@sha256:{'0' * 64}"]
+    "value",
+    [
+        "pause:3.10",
+        "registry.corp.lab:6001/k8s/pause:3.10",
+        f"reg/pause@sha256:{'0' * 64}",
+        f"reg:5000/pause:3.10@sha256:{'0' * 64}",
+    ],
 )
 def test_pinned_image(value: str) -> None:
     assert rules.pinned_image(value) is None
