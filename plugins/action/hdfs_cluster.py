@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Action plugin hdfs_cluster: call the module again while DataNodes hand their blocks over, and show how far they are."""
+"""Action plugin hdfs_cluster: call the module while DataNodes hand their blocks over, and show how far they are."""
 
 from __future__ import annotations
 

@@ -81,8 +81,8 @@ def refuse_lost(members: t.Iterable[Member], before: t.Iterable[str], view: _hdf
     dropped = sorted({*before, *(view.nodes if view else ())} - names)
     if dropped and view is None:
         raise HostError(
-            f"{', '.join(dropped)} is no DataNode any more, and the NameNode does not answer whether it still has blocks: "
-            "start the NameNode first"
+            f"{', '.join(dropped)} is no DataNode any more, and the NameNode does not answer whether it still has "
+            "blocks: start the NameNode"
         )
     for name in dropped:
         node = view.nodes.get(name) if view else None
@@ -90,8 +90,8 @@ def refuse_lost(members: t.Iterable[Member], before: t.Iterable[str], view: _hdf
             continue
         if node.live and node.blocks:
             raise HostError(
-                f"{name} is no DataNode any more and still has {node.blocks} blocks: put it back with hdfs_decommission: "
-                "true, run hdfs.yml, and take it out when it is done"
+                f"{name} is no DataNode any more and still has {node.blocks} blocks: put it back with "
+                "hdfs_decommission: true, run hdfs.yml, and take it out when that is done"
             )
         if not node.live and view and view.missing:
             raise HostError(
@@ -186,12 +186,12 @@ class Cluster:
         return steps
 
     def leaving(self, members: t.Iterable[Member], seconds: float) -> dict[str, str]:
-        """Wait a while for DataNodes that leave; return those that still hold the only copy of something, with how much."""
+        """Wait a while for DataNodes that leave; return those that are not done, with how far they are."""
         names = [member.name for member in members if member.decommission]
         deadline = time.monotonic() + seconds
         while True:
             view = _hdfs_web.view(self.address, self.fetch)
-            waiting = _waiting(names, view) if view else {name: "the NameNode does not answer" for name in names}
+            waiting = _waiting(names, view) if view else dict.fromkeys(names, "the NameNode does not answer")
             if not waiting or time.monotonic() >= deadline:
                 return waiting
             self.pause(1)
@@ -223,7 +223,7 @@ def problems(members: t.Iterable[Member], view: _hdfs_web.View) -> list[str]:
             found.append(f"the DataNode {member.name} is {'dead' if node else 'unknown to the NameNode'}")
         elif node and node.live and node.rack and node.rack != (member.rack or DEFAULT_RACK):
             found.append(
-                f"{member.name} is in rack {node.rack} for the NameNode until that is restarted, and then in {member.rack}"
+                f"{member.name} is in rack {node.rack} until the NameNode is restarted, and then in {member.rack}"
             )
     return found
 

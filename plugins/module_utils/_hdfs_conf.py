@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""HDFS' settings as the files that its daemons and its clients read (core-default.xml and hdfs-default.xml of Hadoop 3.4)."""
+"""HDFS' settings as the files of its daemons and clients (keys: core-default.xml, hdfs-default.xml of Hadoop 3.4)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Format a NameNode's directories exactly once: what was lost is restored, and never made anew over blocks that are there.
+"""Format a NameNode's directories exactly once: what was lost is restored, never made anew over blocks.
 
 A file system has an ID. It stands in the VERSION file of each directory of each daemon, and in a mark of ours on the
 NameNode's machine, outside of these directories.
@@ -95,7 +95,7 @@ class Formatter:
             if mark and mark.cluster != cluster:
                 raise HostError(
                     f"{where} holds the file system {cluster}, and this machine had {mark.cluster} since {mark.since}: "
-                    f"somebody has formatted it anew; put the old directory back, or delete {self.mark} if that was meant"
+                    f"somebody has formatted it anew; put the old one back, or delete {self.mark} if that was meant"
                 )
             return "formatted", cluster
         if mark:

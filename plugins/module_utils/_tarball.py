@@ -32,7 +32,7 @@ def opener(proxies: t.Mapping[str, str]) -> Opener:
 
 
 def is_direct(url: str, no_proxy: t.Iterable[str]) -> bool:
-    """Tell whether the host of a URL is reached without a proxy: a name, a .suffix, an address or a network of the list."""
+    """Tell whether a URL's host is reached without a proxy: by a name, .suffix, address or network of the list."""
     host = urllib.parse.urlsplit(url).hostname or ""
     for entry in no_proxy:
         with contextlib.suppress(ValueError):
@@ -68,7 +68,7 @@ def fetch(url: str, target: str, *, checksum: str, open_url: Opener) -> None:
             found = _fetch(url, target, open_url)
         except urllib.error.HTTPError as exc:
             problem = f"the answer is {exc.code} {exc.reason}"
-            if exc.code < 500 or exc.code in (502, 503) and "proxy" in str(exc.reason).lower():
+            if exc.code < 500 or (exc.code in (502, 503) and "proxy" in str(exc.reason).lower()):
                 break
         except OSError as exc:
             problem = str(getattr(exc, "reason", exc))

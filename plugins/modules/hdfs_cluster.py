@@ -9,8 +9,8 @@ DOCUMENTATION = r"""
 module: hdfs_cluster
 short_description: Lets DataNodes come and go, and keeps directories in HDFS
 description:
-  - With O(state=listed), writes the NameNode's lists of DataNodes and has it read them again. Refuses to drop a DataNode
-    that still has blocks.
+  - With O(state=listed), writes the NameNode's lists of DataNodes and has it read them again. Refuses to drop a
+    DataNode that still has blocks.
   - With O(state=settled), waits until files can be written, makes directories, and waits for DataNodes that are being
     decommissioned. An action plugin on the controller shows how many blocks they still have to hand over.
   - Runs on the NameNode's machine and asks it over HTTP.

@@ -10,8 +10,8 @@ module: hdfs_format
 short_description: Formats the directories of a NameNode exactly once, and refuses where something would be lost
 description:
   - With O(state=looked), says which file systems the directories of any daemon belong to.
-  - With O(state=present), formats a NameNode's directories when neither they, nor this machine's mark, nor a DataNode know
-    of a file system. Directories that were lost are refused; they come back by a restore.
+  - With O(state=present), formats a NameNode's directories when neither they, nor this machine's mark, nor a DataNode
+    know of a file system. Directories that were lost are refused; they come back by a restore.
 version_added: 0.1.0
 author:
   - Slipway contributors
@@ -56,7 +56,7 @@ EXAMPLES = r"""
 - name: Format the NameNode, once
   slipway.platform.hdfs_format:
     directories: [/srv/hdfs/name]
-    command: [runuser, -u, hdfs, --, /usr/bin/java, -cp, "{{ classpath }}", org.apache.hadoop.hdfs.server.namenode.NameNode]
+    command: [runuser, -u, hdfs, --, /usr/bin/java, -cp, "{{ classpath }}", "{{ class }}"]
 """
 
 RETURN = r"""

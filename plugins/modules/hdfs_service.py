@@ -9,8 +9,8 @@ DOCUMENTATION = r"""
 module: hdfs_service
 short_description: Keeps one of HDFS' daemons running with its present configuration, and proves that it works
 description:
-  - Starts the daemon's unit, or restarts it where its files have changed since, and waits until the daemon itself says that
-    it serves. A DataNode does when the NameNode has taken it in.
+  - Starts the daemon's unit, or restarts it where its files have changed since, and waits until the daemon itself says
+    that it serves. A DataNode does when the NameNode has taken it in.
   - Refuses a name that is a loopback address on the machine, since the daemon would listen there only.
 version_added: 0.1.0
 author:

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: tarball
 short_description: Unpacks a pinned release, fetched through the proxy, whole or not at all
 description:
-  - Downloads a tarball that consists of one directory, compares its SHA-512, and puts the directory at a path in one step.
+  - Downloads a tarball that consists of one directory, compares its SHA-512, and puts it at a path in one step.
   - Says at the path which release it is; the same one is not fetched again.
   - No proxy of the environment is used.
 version_added: 0.1.0
