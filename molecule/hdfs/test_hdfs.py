@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -160,8 +161,8 @@ def test_daemons_are_confined(hosts: dict[str, Any], name: Any) -> None:
         host = hosts[machine]
         address = host.check_output("hostname -i").split()[0]
         listening = host.check_output("ss --no-header --listening --tcp --numeric --processes | grep java")
-        assert {line.split()[3].rpartition(":")[0].removeprefix("[::ffff:").rstrip("]") for line in listening.splitlines()
-                if ":127.0.0.1" not in line} - {"127.0.0.1"} == {address}, listening  # fmt: skip
+        addresses = {line.split()[3].rpartition(":")[0] for line in listening.splitlines()}
+        assert addresses - {"127.0.0.1"} == {address}, listening
         for part in parts:
             pid = host.check_output(f"systemctl show --value --property=MainPID {UNIT.format(part)}")
             assert host.check_output(f"stat -c %U /proc/{pid}") == "hdfs"
@@ -272,7 +273,7 @@ def test_no_acknowledged_write_is_lost_when_the_namenode_is_killed(
 ) -> None:
     host, notes, count = hosts[DATA2], "/var/tmp/acknowledged", 1000
     program = (HERE / "writer.py").read_text(encoding="utf-8")
-    host.run("cat >/var/tmp/writer.py <<'END_OF_PROGRAM'\n" + program.replace("%", "%%") + "\nEND_OF_PROGRAM")
+    host.run("cat >/var/tmp/writer.py <<'END_OF_PROGRAM'\n" + program + "\nEND_OF_PROGRAM")
     host.check_output(f"rm -f {notes} && touch {notes}")
     host.check_output(
         f"systemd-run --quiet --unit=writer --property=StandardOutput=file:/var/tmp/written --remain-after-exit "
@@ -307,6 +308,20 @@ def test_a_reboot_changes_nothing(hosts: dict[str, Any], lab: Lab, hdfs: FileSys
     assert hdfs.checksum("/big") == big
     assert hdfs.bean("NameNodeInfo")["ClusterId"] == cluster
     assert play("hdfs.yml").succeeded().changed == 0
+
+
+@pytest.mark.skipif(not os.environ.get("SLIPWAY_LONG"), reason="part of make test-long")
+def test_a_full_file_system_is_told(name: Any, hdfs: FileSystem, big: str) -> None:
+    play("hdfs.yml", hdfs_reserved="900t").succeeded()
+    try:
+        wait_for(lambda: any("no DataNode has room" in sentence for sentence in hdfs.problems()), hdfs.problems)
+        refused = name.run("head -c 1000 /dev/urandom | runuser -u hdfs -- hdfs dfs -put - /full")
+        assert refused.rc != 0 and "could only be written to 0 of the 1 minReplication nodes" in refused.stderr
+        assert hdfs.checksum("/big") == big
+    finally:
+        play("hdfs.yml").succeeded()
+    name.run("runuser -u hdfs -- hdfs dfs -rm -f -skipTrash /full")
+    hdfs.healthy()
 
 
 def test_verify_says_what_is_wrong(hosts: dict[str, Any]) -> None:
