@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write small files into HDFS over WebHDFS, and note which the file system has acknowledged; or read all of them again.
 
-usage: writer.py write|read NAMENODE DIRECTORY COUNT NOTES. A file is acknowledged when the DataNode has answered 201,
+usage: writer.py write|read NAMENODE DIRECTORY COUNT NOTES. The second half is written once NOTES.go is there. A file is acknowledged when the DataNode has answered 201,
 which it does once the NameNode has closed the file. One that is refused or cut off is written again, under its name.
 """
 
@@ -63,8 +63,12 @@ def main(mode: str, namenode: str, directory: str, count: int, notes: Path) -> i
         return 1 if lost else 0
     deadline, lock, again = time.monotonic() + SECONDS, threading.Lock(), 0
 
+    gate = notes.with_name(f"{notes.name}.go")
+
     def until_acknowledged(number: int) -> bool:
         nonlocal again
+        while number >= count // 2 and not gate.exists():
+            time.sleep(0.1)
         while not write(base, number):
             again += 1
             if time.monotonic() > deadline:

@@ -142,8 +142,8 @@ class Cluster:
         )
 
     def _starting(self) -> _hdfs_web.View | None:
-        """Wait for a NameNode that just starts: it has read the old lists."""
-        if not _units.show([NAMENODE], runner=self.runner)[NAMENODE].active:
+        """Wait for a NameNode that just starts: it has read the old lists. One that ends again and again has not."""
+        if _units.show([NAMENODE], runner=self.runner)[NAMENODE].state != "active":
             return None
         with contextlib.suppress(HostError):
             return _hdfs_web.wait_for_view(self.address, seconds=STARTING_SECONDS, fetch=self.fetch, pause=self.pause)

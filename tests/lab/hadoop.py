@@ -27,6 +27,13 @@ NAME = f"hadoop-{VERSION}"
 PLACE = Path("dist/hadoop/common") / NAME / f"{NAME}.tar.gz"
 # Jars of Hadoop itself, by directory below share/hadoop; all others are libraries.
 OWN = {"hadoop-hdfs": "hdfs", "hadoop-hdfs-client": "hdfs", "hadoop-common": "common"}
+# Who does what in a lab that has a file system; for inventory/lab.
+GROUPS = {
+    "hdfs_namenodes": {"hosts": ["control"]},
+    "hdfs_secondaries": {"hosts": ["node1"]},
+    "hdfs_datanodes": {"hosts": ["node1", "node2"]},
+    "hdfs_clients": {"hosts": ["control"]},
+}
 WEB_PAGES = ("datanode", "hdfs", "secondary", "static")
 
 

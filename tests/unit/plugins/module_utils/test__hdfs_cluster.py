@@ -52,7 +52,7 @@ def test_a_namenode_that_is_not_there_reads_them_when_it_starts(host: FakeHost, 
 
 
 def test_one_that_just_starts_is_waited_for(host: FakeHost, lists: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    host.units[_hdfs_cluster.NAMENODE] = FakeUnit("activating")
+    host.units[_hdfs_cluster.NAMENODE] = FakeUnit("active")
     monkeypatch.setattr(_hdfs_cluster, "STARTING_SECONDS", 0.0)
     assert cluster(host, NameNode(up=False)).listed([ONE], REFRESH).changed
     monkeypatch.setattr(_hdfs_cluster, "STARTING_SECONDS", 30.0)
