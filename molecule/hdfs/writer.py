@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write small files into HDFS over WebHDFS, and note which the file system has acknowledged; or read all of them again.
 
-usage: writer.py write|read NAMENODE DIRECTORY COUNT NOTES. The second half is written once NOTES.go is there. A file is acknowledged when the DataNode has answered 201,
-which it does once the NameNode has closed the file. One that is refused or cut off is written again, under its name.
+usage: writer.py write|read NAMENODE DIRECTORY COUNT NOTES. The second half is written once NOTES.go is there. A file is
+acknowledged when the DataNode has answered 201, when the NameNode has closed the file. One that is refused
+or cut off is written again, under its own name.
 """
 
 from __future__ import annotations
