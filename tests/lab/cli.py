@@ -9,7 +9,22 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.lab import build, engine, gpu, images, internet, kubernetes, lab, machines, molecule, paths, plan, seed, ssh
+from tests.lab import (
+    build,
+    engine,
+    gpu,
+    hadoop,
+    images,
+    internet,
+    kubernetes,
+    lab,
+    machines,
+    molecule,
+    paths,
+    plan,
+    seed,
+    ssh,
+)
 from tests.lab.errors import LabError
 from tests.lab.plan import Machine
 
@@ -63,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     cluster = add("kubernetes", _kubernetes, "Build Kubernetes; `internet` serves its packages from then on.")
     cluster.add_argument("--push", action="store_true", help="push its images to the private registry, too")
     cluster.add_argument("--before", action="store_true", help="the release before, from which clusters are upgraded")
+    add("hadoop", _hadoop, "Make Hadoop's tarball; `internet` serves it from then on.")
     for command in (seeding, cluster):
         command.add_argument("--machine", default="registry", help="where the registry runs")
         command.add_argument("--host", help="the registry's name, by default MACHINE.corp.lab")
@@ -179,6 +195,11 @@ def _kubernetes(arguments: argparse.Namespace) -> int:
     if arguments.push:
         for reference in kubernetes.push(_registry(arguments), release):
             print(reference)
+    return 0
+
+
+def _hadoop(_: argparse.Namespace) -> int:
+    hadoop.publish()
     return 0
 
 

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A NameNode is formatted once: every way to lose a file system by formatting is refused, in one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from ansible_collections.slipway.platform.plugins.module_utils import _hdfs_format
+from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+from ansible_collections.slipway.platform.plugins.module_utils._hdfs_format import Formatter, Mark
+from ansible_collections.slipway.platform.plugins.module_utils._run import Result
+
+
+def hold(directory: Path, cluster: str = "CID-1") -> str:
+    (directory / "current").mkdir(parents=True, exist_ok=True)
+    (directory / "current" / "VERSION").write_text(f"#a comment\nnamespaceID=7\nclusterID={cluster}\n")
+    return str(directory)
+
+
+def formatter(tmp_path: Path, *, makes: str = "CID-1", output: str = "", rc: int = 0) -> Formatter:
+    def runner(argv: Sequence[str], *, timeout: float = 60, stdin: str | None = None) -> Result:
+        del timeout, stdin
+        assert list(argv) == ["java", "-format", "-nonInteractive", "-force"]
+        assert json.loads((tmp_path / "mark.json").read_text())["done"] is False, "noted before it begins"
+        if makes:
+            hold(tmp_path / "name", makes)
+        return Result(rc, output, "")
+
+    return Formatter(
+        directories=[str(tmp_path / "name")],
+        checkpoints=[str(tmp_path / "checkpoint")],
+        command=["java"],
+        mark=str(tmp_path / "mark.json"),
+        runner=runner,
+    )
+
+
+def test_once_and_never_again(tmp_path: Path) -> None:
+    it = formatter(tmp_path)
+    assert it.state() == ("new", "")
+    it.refuse_over({"data1": []})
+    assert it.format() == "CID-1"
+    assert it.state() == ("formatted", "CID-1")
+    assert it.adopt("CID-1", check=False) is False, "that is known"
+
+
+def test_a_file_system_that_is_there_is_taken_over(tmp_path: Path) -> None:
+    hold(tmp_path / "name")
+    it = formatter(tmp_path)
+    assert it.state() == ("formatted", "CID-1")
+    assert it.adopt("CID-1", check=True) and _hdfs_format.read_mark(it.mark) is None
+    assert it.adopt("CID-1", check=False)
+    assert it.adopt("CID-1", check=False) is False
+
+
+def test_lost_directories_are_not_formatted(tmp_path: Path) -> None:
+    it = formatter(tmp_path)
+    _hdfs_format.write_mark(Mark("CID-1", "2026-01-01", True), it.mark)
+    with pytest.raises(HostError, match=r"has lost the file system CID-1.*nothing was formatted.*hdfs_restore\.yml"):
+        it.state()
+
+
+def test_somebody_elses_format_is_seen(tmp_path: Path) -> None:
+    it = formatter(tmp_path)
+    _hdfs_format.write_mark(Mark("CID-1", "2026-01-01", True), it.mark)
+    hold(tmp_path / "name", "CID-2")
+    with pytest.raises(HostError, match="formatted it anew"):
+        it.state()
+    two = Formatter(directories=[str(tmp_path / "name"), hold(tmp_path / "other", "CID-3")], command=[], mark=it.mark)
+    with pytest.raises(HostError, match="different file systems"):
+        two.state()
+
+
+def test_a_datanode_or_a_checkpoint_forbids_it(tmp_path: Path) -> None:
+    it = formatter(tmp_path)
+    with pytest.raises(HostError, match=r"\(data1 has CID-1\): nothing was formatted"):
+        it.refuse_over({"data1": ["CID-1"], "data2": []})
+    hold(tmp_path / "checkpoint", "CID-9")
+    with pytest.raises(HostError, match="the checkpoint on this machine has CID-9"):
+        it.refuse_over({})
+
+
+def test_a_format_that_was_cut_off_is_done_again(tmp_path: Path) -> None:
+    it = formatter(tmp_path, makes="", output="ERROR no disk\nmore", rc=1)
+    with pytest.raises(HostError, match="could not be formatted: ERROR no disk"):
+        it.format()
+    hold(tmp_path / "name", "CID-half")
+    again = formatter(tmp_path, makes="CID-2")
+    assert again.state() == ("new", "")
+    assert again.format() == "CID-2"
+    assert again.state() == ("formatted", "CID-2")
+
+
+def test_what_cannot_be_read_is_no_reason_to_format(tmp_path: Path) -> None:
+    it = formatter(tmp_path)
+    Path(it.mark).write_text("{")
+    with pytest.raises(HostError, match="can't be understood"):
+        it.state()
+    (tmp_path / "odd" / "current" / "VERSION").mkdir(parents=True)
+    with pytest.raises(HostError, match="can't be read"):
+        _hdfs_format.cluster_ids([str(tmp_path / "odd")])
+    (tmp_path / "empty" / "current").mkdir(parents=True)
+    (tmp_path / "empty" / "current" / "VERSION").write_text("x\n")
+    assert list(_hdfs_format.cluster_ids([str(tmp_path / "empty")]).values()) == ["without ID"]
