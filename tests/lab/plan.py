@@ -29,6 +29,7 @@ PLAYED_NAMES = (
     "nvidia.github.io",
     "registry.k8s.io",
     "pkgs.k8s.io",
+    "archive.apache.org",
 )
 
 # Addresses of machines that are not in the plan, such as molecule's, come from here.
