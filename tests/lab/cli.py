@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     spark_parts.add_argument("--version", default=spark.VERSION, help="by default %(default)s")
     spark_parts.add_argument("--push", action="store_true", help="push a base and a model to the private registry, too")
-    spark_parts.add_argument("--built", action="store_true", help="with --push: driver and executor as well")
+    more = spark_parts.add_mutually_exclusive_group()
+    more.add_argument("--built", dest="which", action="store_const", const="built", help="and driver and executor")
+    more.add_argument("--small", dest="which", action="store_const", const="small", help="a base and small models")
     for command in (seeding, cluster, spark_parts):
         command.add_argument("--machine", default="registry", help="where the registry runs")
         command.add_argument("--host", help="the registry's name, by default MACHINE.corp.lab")
@@ -204,7 +206,7 @@ def _kubernetes(arguments: argparse.Namespace) -> int:
 def _spark(arguments: argparse.Namespace) -> int:
     spark.publish(arguments.version)
     if arguments.push:
-        for reference in spark.push(_registry(arguments), built=arguments.built):
+        for reference in spark.push(_registry(arguments), arguments.which or "model"):
             print(reference)
     return 0
 

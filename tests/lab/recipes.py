@@ -439,6 +439,23 @@ _TORCH = Layer(
 )
 SPARK_MODEL = "torch:1.13.1"
 SPARK_IMAGES = {"debian:12": "debian-12", SPARK_MODEL: "spark-torch"}
+# For what is about building only: a model of a few megabytes whose torch is one file that says its version, and an image
+# that calls itself Alpine.
+_TINY = Layer(
+    name="spark-tiny",
+    parent="debian-12",
+    dockerfile=_install("python3-minimal", "libpython3-stdlib")
+    + "RUN mkdir -p /usr/lib/python3/dist-packages/torch"
+    + " && echo '__version__ = \"0\"' >/usr/lib/python3/dist-packages/torch/__init__.py\n"
+    + 'CMD ["python3"]\n',
+)
+_ALPINE = Layer(
+    name="spark-alpine",
+    parent="scratch",
+    dockerfile="COPY os-release /etc/os-release\n",
+    files={"os-release": "spark/os-release"},
+)
+SPARK_SMALL = {"debian:12": "debian-12", "tiny:1": "spark-tiny", "alpine:3": "spark-alpine"}
 
 # What only the private registry gets, and only by `python -m tests.lab seed`.
 SEED = {"hello:1": "hub-hello"}
@@ -476,6 +493,8 @@ _ALL: tuple[Recipe, ...] = (
     _KUBERNETES_APT,
     _DEBIAN_12,
     _TORCH,
+    _TINY,
+    _ALPINE,
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 

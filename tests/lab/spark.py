@@ -24,7 +24,7 @@ from tests.lab import downloads, images, internet, paths, seed
 from tests.lab.engine import client
 from tests.lab.errors import LabError
 from tests.lab.progress import step
-from tests.lab.recipes import RECIPES, SPARK_IMAGES, SPARK_MODEL
+from tests.lab.recipes import RECIPES, SPARK_IMAGES, SPARK_MODEL, SPARK_SMALL
 
 VERSION = "3.5.9"
 VERSIONS = (VERSION, "4.1.4")
@@ -45,6 +45,8 @@ LAYOUT = {
 }
 SOURCE = paths.REPOSITORY / "images" / "spark"
 ROLES = ("driver", "executor")
+# What can be pushed: a base with a model, the same with driver and executor built on it, or the base with small models.
+SETS = {"model": SPARK_IMAGES, "built": SPARK_IMAGES, "small": SPARK_SMALL}
 
 
 def requirements(version: str) -> Path:
@@ -67,7 +69,7 @@ def file_of(version: str) -> Path:
 def files() -> set[Path]:
     """All that this module keeps in the cache."""
     wheels = downloads.directory(paths.FILES / "spark" / "wheels.txt")
-    return {wheels, directory(built=False), directory(built=True), *map(file_of, VERSIONS)}
+    return {wheels, *map(directory, SETS), *map(file_of, VERSIONS)}
 
 
 def distribution(version: str) -> Path:
@@ -148,23 +150,23 @@ def references() -> dict[str, str]:
     return {role: f"nvidia-spark-{role}:{tag()}" for role in ROLES}
 
 
-def directory(*, built: bool) -> Path:
-    """Directory of a registry's files with base and model, and with driver and executor where they are built here."""
-    keys = [f"{reference} {RECIPES[name].key()}" for reference, name in sorted(SPARK_IMAGES.items())]
-    return paths.artefacts() / f"spark-images-{paths.digest(*keys, tag() if built else '')}"
+def directory(which: str) -> Path:
+    """Directory of a registry's files with one of SETS."""
+    keys = [f"{reference} {RECIPES[name].key()}" for reference, name in sorted(SETS[which].items())]
+    return paths.artefacts() / f"spark-images-{paths.digest(*keys, tag() if which == 'built' else '')}"
 
 
-def content(*, built: bool) -> Path:
+def content(which: str) -> Path:
     """The same directory, filled if it is not in the cache."""
-    target = directory(built=built)
+    target = directory(which)
     with paths.locked("spark-images"):
         if not target.exists():
-            for name in SPARK_IMAGES.values():
+            for name in SETS[which].values():
                 images.ensure(name)
-            with step("Spark's images" if built else "the images under Spark's"), _merged(built) as merged:
+            with step(f"the images of Spark: {which}"), _merged(which == "built") as merged:
                 temporary = target.with_suffix(".part")
                 shutil.rmtree(temporary, ignore_errors=True)
-                sources = {reference: images.tag(name) for reference, name in SPARK_IMAGES.items()}
+                sources = {reference: images.tag(name) for reference, name in SETS[which].items()}
                 internet.fill_store(temporary, {**sources, **merged})
                 temporary.rename(target)
     return target
@@ -210,14 +212,14 @@ def _context() -> Iterator[io.BufferedRandom]:
         temporary.unlink(missing_ok=True)
 
 
-def push(registry: seed.Registry, *, built: bool) -> list[str]:
-    """Push base and model, as a site has them, to the private registry; driver and executor too where asked for.
+def push(registry: seed.Registry, which: str) -> list[str]:
+    """Push one of SETS, as a site has them, to the private registry.
 
     Returns:
         The references there.
     """
-    store = seed.Store(content(built=built))
-    wanted = [*SPARK_IMAGES, *(references().values() if built else ())]
+    store = seed.Store(content(which))
+    wanted = [*SETS[which], *(references().values() if which == "built" else ())]
     pairs = [reference.rpartition(":")[::2] for reference in wanted]
     with ThreadPoolExecutor(max_workers=4) as pool:
         for done in [pool.submit(partial(seed.push, store, one, registry, one)) for one in pairs]:
