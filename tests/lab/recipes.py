@@ -439,8 +439,8 @@ _TORCH = Layer(
 )
 SPARK_MODEL = "torch:1.13.1"
 SPARK_IMAGES = {"debian:12": "debian-12", SPARK_MODEL: "spark-torch"}
-# For what is about building only: a model of a few megabytes whose torch is one file that says its version, and an image
-# that calls itself Alpine.
+# For what is about building only: a model of a few megabytes, whose torch is one file that says its version, and an
+# image that calls itself Alpine.
 _TINY = Layer(
     name="spark-tiny",
     parent="debian-12",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -237,10 +238,16 @@ def test_signals_and_status_are_those_of_the_program(image: Image, case: tuple[s
     environment = {**EXECUTOR, "PATH": f"{image.bin}:/usr/bin:/bin"}
     environment |= {"SPARK_HOME": str(image.spark), "JAVA_HOME": str(image.java)}
     command = [str(IMAGES / "entrypoint.sh"), *case]
-    with subprocess.Popen(command, env=environment, cwd=image.work, stdout=subprocess.PIPE, text=True) as started:
-        assert started.stdout and started.stdout.readline().strip() == str(started.pid)
-        started.send_signal(signal.SIGTERM)
-        assert started.wait(timeout=30) == 42
+    with subprocess.Popen(
+        command, env=environment, cwd=image.work, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as started:
+        try:
+            assert started.stdout and started.stdout.readline().strip() == str(started.pid)
+            started.send_signal(signal.SIGTERM)
+            assert started.wait(timeout=30) == 42
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
 
 
 def gpus(image: Image, environment: Mapping[str, str]) -> Any:
