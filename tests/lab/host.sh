@@ -90,7 +90,18 @@ start_dockerd() {
   say "dockerd: answers after $((SECONDS - start)) s"
 }
 
+# Each machine's systemd, container runtime and kubelet take inotify instances of one and the same root, and the kernel's
+# default of 128 ends with some five machines: units of systemd's kind `path` fail first (inotify(7)).
+raise_inotify_limit() {
+  local instances=/proc/sys/fs/inotify/max_user_instances wanted=1024
+  [ "$(cat "$instances")" -lt "$wanted" ] || return 0
+  if as_root sh -c "echo $wanted >$instances"; then
+    say "inotify instances: raised to $wanted until the next boot of this host"
+  fi
+}
+
 install_packages
+raise_inotify_limit
 start_dockerd
 "$docker" info >/dev/null 2>&1 ||
   fail "$(id -un) may not talk to dockerd: 'sudo usermod -aG docker $(id -un)', then log in again."
