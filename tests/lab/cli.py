@@ -23,6 +23,7 @@ from tests.lab import (
     paths,
     plan,
     seed,
+    spark,
     ssh,
 )
 from tests.lab.errors import LabError
@@ -79,7 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     cluster.add_argument("--push", action="store_true", help="push its images to the private registry, too")
     cluster.add_argument("--before", action="store_true", help="the release before, from which clusters are upgraded")
     add("hadoop", _hadoop, "Make Hadoop's tarball; `internet` serves it from then on.")
-    for command in (seeding, cluster):
+    spark_parts = add(
+        "spark", _spark, "Make Spark's distribution; `internet` serves it as Apache's archive from then on."
+    )
+    spark_parts.add_argument("--version", default=spark.VERSION, help="by default %(default)s")
+    spark_parts.add_argument("--push", action="store_true", help="push a base and a model to the private registry, too")
+    more = spark_parts.add_mutually_exclusive_group()
+    more.add_argument("--built", dest="which", action="store_const", const="built", help="and driver and executor")
+    more.add_argument("--small", dest="which", action="store_const", const="small", help="a base and small models")
+    for command in (seeding, cluster, spark_parts):
         command.add_argument("--machine", default="registry", help="where the registry runs")
         command.add_argument("--host", help="the registry's name, by default MACHINE.corp.lab")
         command.add_argument("--port", type=int, default=6001)
@@ -200,6 +209,14 @@ def _kubernetes(arguments: argparse.Namespace) -> int:
 
 def _hadoop(_: argparse.Namespace) -> int:
     hadoop.publish()
+    return 0
+
+
+def _spark(arguments: argparse.Namespace) -> int:
+    spark.publish(arguments.version)
+    if arguments.push:
+        for reference in spark.push(_registry(arguments), arguments.which or "model"):
+            print(reference)
     return 0
 
 
