@@ -72,7 +72,8 @@ def content(release: Release = CURRENT) -> Path:
 def _fill(target: Path, release: Release) -> None:
     temporary = target.with_suffix(".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    internet.fill_store(temporary / "registry", release.images)
+    sources = {reference: images.tag(name) for reference, name in release.images.items()}
+    internet.fill_store(temporary / "registry", sources)
     images.extract(release.packages, KUBERNETES_ROOT, temporary / "apt")
     temporary.rename(target)
 
