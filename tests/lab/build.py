@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from tests.lab import golang, gpu, images, internet, kubernetes, paths
+from tests.lab import golang, gpu, images, internet, kubernetes, paths, spark
 from tests.lab.recipes import MACHINE_IMAGES, RECIPES, Base, Layer
 
 # Bootstrapping waits for the network and the compiler for the processor: three at a time keep two cores busy.
@@ -79,7 +79,7 @@ def clean() -> list[str]:
     current = {images.tag(name) for name in RECIPES}
     current_files = {images.archive(name) for name in MACHINE_IMAGES} | {internet.content_directory()}
     current_files |= {golang.directory(name) for name in golang.PROGRAMS} | {golang.toolchain_directory()}
-    current_files |= {gpu.directory(), kubernetes.directory()}
+    current_files |= {gpu.directory(), kubernetes.directory(), *spark.files()}
     gone = images.remove_all_but(current)
     for entry in paths.artefacts().iterdir():
         if entry not in current_files:

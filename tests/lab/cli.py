@@ -9,7 +9,22 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.lab import build, engine, gpu, images, internet, kubernetes, lab, machines, molecule, paths, plan, seed, ssh
+from tests.lab import (
+    build,
+    engine,
+    gpu,
+    images,
+    internet,
+    kubernetes,
+    lab,
+    machines,
+    molecule,
+    paths,
+    plan,
+    seed,
+    spark,
+    ssh,
+)
 from tests.lab.errors import LabError
 from tests.lab.plan import Machine
 
@@ -62,7 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     seeding.add_argument("--image", default="hello:1", help="what it is called there")
     cluster = add("kubernetes", _kubernetes, "Build Kubernetes; `internet` serves its packages from then on.")
     cluster.add_argument("--push", action="store_true", help="push its images to the private registry, too")
-    for command in (seeding, cluster):
+    spark_parts = add(
+        "spark", _spark, "Make Spark's distribution; `internet` serves it as Apache's archive from then on."
+    )
+    spark_parts.add_argument("--version", default=spark.VERSION, help="by default %(default)s")
+    spark_parts.add_argument("--push", action="store_true", help="push a base and a model to the private registry, too")
+    spark_parts.add_argument("--built", action="store_true", help="with --push: driver and executor as well")
+    for command in (seeding, cluster, spark_parts):
         command.add_argument("--machine", default="registry", help="where the registry runs")
         command.add_argument("--host", help="the registry's name, by default MACHINE.corp.lab")
         command.add_argument("--port", type=int, default=6001)
@@ -176,6 +197,14 @@ def _kubernetes(arguments: argparse.Namespace) -> int:
     kubernetes.publish()
     if arguments.push:
         for reference in kubernetes.push(_registry(arguments)):
+            print(reference)
+    return 0
+
+
+def _spark(arguments: argparse.Namespace) -> int:
+    spark.publish(arguments.version)
+    if arguments.push:
+        for reference in spark.push(_registry(arguments), built=arguments.built):
             print(reference)
     return 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import docker.errors
 
-from tests.lab import golang, paths, sources
+from tests.lab import downloads, golang, paths, sources
 from tests.lab.engine import client
 from tests.lab.errors import LabError
 from tests.lab.paths import FILES
@@ -169,6 +169,8 @@ def _layer(recipe: Layer) -> None:
             _add(archive, target, (FILES / source).read_bytes(), mode(FILES / source))
         for name in recipe.programs:
             archive.add(golang.program(name), name)
+        for wheel in downloads.wheels(FILES / recipe.wheels) if recipe.wheels else ():
+            archive.add(wheel, wheel.name)
     context.seek(0)
     try:
         client().images.build(fileobj=context, custom_context=True, tag=tag(recipe.name), rm=True, forcerm=True)

@@ -104,19 +104,24 @@ def seed_store() -> Path:
 def _fill(target: Path) -> None:
     temporary = target.with_suffix(".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    fill_store(temporary / "registry", HUB)
-    fill_store(temporary / "seed", SEED)
+    fill_store(temporary / "registry", {reference: images.tag(name) for reference, name in HUB.items()})
+    fill_store(temporary / "seed", {reference: images.tag(name) for reference, name in SEED.items()})
     images.extract("apt", APT_ROOT, temporary / "apt")
     images.extract("apt-nvidia", NVIDIA_ROOT, temporary / "nvidia")
     temporary.rename(target)
 
 
 def fill_store(root: Path, references: Mapping[str, str]) -> None:
-    """Run a registry on this host for as long as it takes to push images into it."""
+    """Run a registry on this host for as long as it takes to push images of its engine into it.
+
+    Args:
+        root: Directory of the registry's files; it is made.
+        references: Repository and tag there to the tag in the engine.
+    """
     root.mkdir(parents=True)
     with _serving(root) as port:
-        for reference, name in references.items():
-            push(images.tag(name), f"127.0.0.1:{port}/{reference}")
+        for reference, source in references.items():
+            push(source, f"127.0.0.1:{port}/{reference}")
 
 
 def _add_indexes(root: Path) -> None:

@@ -42,7 +42,8 @@ def content() -> Path:
 def _fill(target: Path) -> None:
     temporary = target.with_suffix(".part")
     shutil.rmtree(temporary, ignore_errors=True)
-    internet.fill_store(temporary / "registry", KUBERNETES_IMAGES)
+    sources = {reference: images.tag(name) for reference, name in KUBERNETES_IMAGES.items()}
+    internet.fill_store(temporary / "registry", sources)
     images.extract("apt-kubernetes", KUBERNETES_ROOT, temporary / "apt")
     temporary.rename(target)
 

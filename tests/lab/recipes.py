@@ -63,6 +63,7 @@ class Layer:
         files: Name in the build context to file below tests/lab/files.
         programs: Go programs (see `tests.lab.golang`), under their names in the build context.
         copies: Other recipes that `COPY --from=@NAME@` takes files from.
+        wheels: File below tests/lab/files that pins Python's wheels, which lie in the build context.
     """
 
     name: str
@@ -71,13 +72,15 @@ class Layer:
     files: dict[str, str] = field(default_factory=dict)
     programs: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
+    wheels: str = ""
 
     def key(self) -> str:
         """Hash of everything that decides what comes out."""
         parent = RECIPES[self.parent].key() if self.parent in RECIPES else self.parent
         programs = [PROGRAMS[name].key() for name in self.programs]
         copies = [RECIPES[name].key() for name in self.copies]
-        return digest(parent, self.dockerfile, *_contents(self.files), *programs, *copies)
+        wheels = _contents({"": self.wheels}) if self.wheels else []
+        return digest(parent, self.dockerfile, *_contents(self.files), *programs, *copies, *wheels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,6 +425,21 @@ KUBERNETES_IMAGES = {
 # Chromium, for tests/browser.
 _BROWSER = Layer(name="browser", parent="debian", dockerfile=_install("chromium", "fonts-dejavu-core"))
 
+# Under Spark, as a site's own registry has them: the base with Debian's Java 17, and an image with a model's libraries.
+_DEBIAN_12 = Base(name="debian-12", suite="bookworm", packages=())
+_TORCH = Layer(
+    name="spark-torch",
+    parent="debian-12",
+    dockerfile=_install("python3", "python3-pandas", "python3-torch")
+    + "COPY *.whl /tmp/\n"
+    + "RUN for wheel in /tmp/*.whl; do python3 -m zipfile -e $wheel /usr/lib/python3/dist-packages || exit; done"
+    + " && rm /tmp/*.whl && python3 -c 'import pandas, pyarrow, torch'\n"
+    + 'CMD ["python3"]\n',
+    wheels="spark/wheels.txt",
+)
+SPARK_MODEL = "torch:1.13.1"
+SPARK_IMAGES = {"debian:12": "debian-12", SPARK_MODEL: "spark-torch"}
+
 # What only the private registry gets, and only by `python -m tests.lab seed`.
 SEED = {"hello:1": "hub-hello"}
 
@@ -456,6 +474,8 @@ _ALL: tuple[Recipe, ...] = (
     _FLANNEL,
     _FLANNEL_PLUGIN,
     _KUBERNETES_APT,
+    _DEBIAN_12,
+    _TORCH,
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 
