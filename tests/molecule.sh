@@ -27,7 +27,7 @@ export -f run_one
 rm -f "$logs"/molecule-*.failed
 # What takes longest for what fewest sites use, so that `make test` stays within its minutes. A cluster takes ten, and
 # twenty more where the cache has no Kubernetes yet.
-long=" kubernetes registry_mirror registry_s3 "
+long=" kubernetes registry_mirror registry_s3 spark "
 scenarios=()
 for file in molecule/*/molecule.yml; do
   scenario=$(basename "$(dirname "$file")")

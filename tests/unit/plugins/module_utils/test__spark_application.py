@@ -272,7 +272,7 @@ def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     settings = _spark_client.Settings(home="/opt/spark", java="j", **values)
     path.write_text(_spark_client.kubeconfig(settings, _spark_client.Login(token="t0ken", authority="PEM")))
     # "PEM" is no certificate.
-    monkeypatch.setattr(_spark_application.ssl, "create_default_context", lambda cadata: ssl.SSLContext())
+    monkeypatch.setattr(_spark_application.ssl, "create_default_context", lambda cadata: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     return str(path)
 
 
