@@ -271,8 +271,8 @@ def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     values = {"namespace": "jobs", "endpoint": "control:6443", "driver_image": "d:1", "executor_image": "e:1"}
     settings = _spark_client.Settings(home="/opt/spark", java="j", **values)
     path.write_text(_spark_client.kubeconfig(settings, _spark_client.Login(token="t0ken", authority="PEM")))
-    # "PEM" is no certificate.
-    monkeypatch.setattr(_spark_application.ssl, "create_default_context", lambda cadata: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # "PEM" is no certificate
+    monkeypatch.setattr(_spark_application.ssl, "create_default_context", lambda cadata: context)
     return str(path)
 
 
