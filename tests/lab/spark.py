@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 import os
 import shutil
 import tarfile
@@ -223,6 +222,4 @@ def push(registry: seed.Registry, *, built: bool) -> list[str]:
     with ThreadPoolExecutor(max_workers=4) as pool:
         for done in [pool.submit(partial(seed.push, store, one, registry, one)) for one in pairs]:
             done.result()
-    if which == "built":
-        paths.write(paths.state() / "spark-images.json", json.dumps(references()) + "\n")
     return wanted
