@@ -130,6 +130,22 @@ class Api:
             raise HostError(f"kubectl get {' '.join(words[:2])} failed: {told(done.stderr)}")
         return t.cast("dict[str, t.Any]", json.loads(done.stdout)) if done.stdout.strip() else None
 
+    def apply(self, documents: t.Sequence[t.Mapping[str, t.Any]], *, check: bool) -> list[str]:
+        """Apply objects; kubectl tells which of them it had to change."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
+        words = ["apply", "--filename=-", *(["--dry-run=server"] if check else [])]
+        said = self.ask(*words, stdin=text, timeout=120).splitlines()
+        matches = [match for line in said if (match := re.match(r"(\S+) (created|configured)", line))]
+        return [f"{match[2]} {match[1]}" for match in matches]
+
+
+def resource(kind: str, version: str, name: str, namespace: str = "", **more: t.Any) -> dict[str, t.Any]:
+    """Return an object of the API."""
+    metadata: dict[str, t.Any] = {"name": name}
+    if namespace:
+        metadata["namespace"] = namespace
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
+
 
 @contextlib.contextmanager
 def alone(places: Places, *, check: bool) -> t.Iterator[None]:

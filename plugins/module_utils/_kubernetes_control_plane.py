@@ -111,17 +111,10 @@ def corefile(settings: Settings) -> str:
     )
 
 
-def _object(kind: str, version: str, name: str, namespace: str = "", **more: t.Any) -> dict[str, t.Any]:
-    metadata: dict[str, t.Any] = {"name": name}
-    if namespace:
-        metadata["namespace"] = namespace
-    return {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
-
-
 def flannel(settings: Settings) -> list[dict[str, t.Any]]:
     """Return flannel's objects: one pod on every node, also on one that is not ready yet."""
     rbac = "rbac.authorization.k8s.io/v1"
-    namespace = _object("Namespace", "v1", FLANNEL)
+    namespace = _kubernetes.resource("Namespace", "v1", FLANNEL)
     namespace["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "privileged"}
     plugins = [
         {"type": "flannel", "delegate": {"hairpinMode": True, "isDefaultGateway": True}},
@@ -141,17 +134,17 @@ def flannel(settings: Settings) -> list[dict[str, t.Any]]:
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "flannel"}
     return [
         namespace,
-        _object("ServiceAccount", "v1", "flannel", FLANNEL),
-        _object("ClusterRole", rbac, "flannel", rules=rules),
-        _object(
+        _kubernetes.resource("ServiceAccount", "v1", "flannel", FLANNEL),
+        _kubernetes.resource("ClusterRole", rbac, "flannel", rules=rules),
+        _kubernetes.resource(
             "ClusterRoleBinding",
             rbac,
             "flannel",
             roleRef=role,
             subjects=[{"kind": "ServiceAccount", "name": "flannel", "namespace": FLANNEL}],
         ),
-        _object("ConfigMap", "v1", "kube-flannel-cfg", FLANNEL, data=data),
-        _object("DaemonSet", "apps/v1", "kube-flannel-ds", FLANNEL, spec=_flannel_pods(settings)),
+        _kubernetes.resource("ConfigMap", "v1", "kube-flannel-cfg", FLANNEL, data=data),
+        _kubernetes.resource("DaemonSet", "apps/v1", "kube-flannel-ds", FLANNEL, spec=_flannel_pods(settings)),
     ]
 
 
@@ -241,8 +234,9 @@ class ControlPlaneHost:
             return self.outcome
         self.api.wait(ANSWER_SECONDS, self.pause)
         documents = flannel(settings) if settings.flannel_image else []
-        dns = _object("ConfigMap", "v1", "coredns", "kube-system", data={"Corefile": corefile(settings)})
-        self._apply([*documents, dns])
+        dns = _kubernetes.resource("ConfigMap", "v1", "coredns", "kube-system", data={"Corefile": corefile(settings)})
+        for action in self.api.apply([*documents, dns], check=self.check):
+            self.outcome.act(action)
         return self.outcome
 
     def _init(self, settings: Settings) -> None:
@@ -278,12 +272,3 @@ class ControlPlaneHost:
                 f"{', '.join(found)} hold proxy variables, with which the API server asks the proxy for pods and "
                 "services: it needs them taken out (the kubelet then restarts it)"
             )
-
-    def _apply(self, documents: t.Sequence[t.Mapping[str, t.Any]]) -> None:
-        """Apply objects; kubectl tells which of them it had to change."""
-        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
-        words = ["apply", "--filename=-", *(["--dry-run=server"] if self.check else [])]
-        for line in self.api.ask(*words, stdin=text, timeout=120).splitlines():
-            match = re.match(r"(\S+) (created|configured)", line)
-            if match:
-                self.outcome.act(f"{match[2]} {match[1]}")

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Applications of Spark on a real cluster: submitted once by name, followed, given up; Pod Security restricted."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.testinfra.play import REPOSITORY, Play, run_play
+from tests.testinfra.secrets import Secret, leaks_in, leaks_on
+
+HERE = Path(__file__).resolve().parent
+CONTROL = "spark-control"
+REGISTRY = "spark-control.corp.lab:6001/"
+KUBECTL = "env -i PATH=/usr/bin:/bin HOME=/root kubectl --kubeconfig=/etc/kubernetes/admin.conf --namespace=spark"
+PI = "local:///opt/spark/examples/src/main/python/pi.py"
+DRIVER = "system:serviceaccount:spark:spark-driver"
+SUBMIT = "system:serviceaccount:spark:spark-submit"
+
+
+def play(name: str, *arguments: str, **variables: Any) -> Play:
+    """Run one of the site's playbooks."""
+    return run_play(REPOSITORY / "playbooks" / name, variables, arguments=["-vvv", "--diff", *arguments])
+
+
+def submit(name: str, *arguments: str, application: str = PI, **job: Any) -> Play:
+    """Run an application by its name."""
+    return play("spark_submit.yml", *arguments, spark_job={"name": name, "application": application, **job})
+
+
+def result(done: Play) -> dict[str, Any]:
+    """Return what the module told of an application."""
+    found = re.search(r"^\s+exit_code: (\S+)$", done.output, re.M)
+    state = re.search(r"^\s+state: (\w+)$", done.output, re.M)
+    return {"exit_code": found[1].strip("'\"") if found else None, "state": state[1] if state else None}
+
+
+def wait_for(what: Callable[[], Any], why: Callable[[], str], seconds: float = 300) -> Any:
+    """Ask again until the answer is true; say why it is not when the time is up."""
+    deadline = time.monotonic() + seconds
+    while not (answer := what()):
+        assert time.monotonic() < deadline, why()
+        time.sleep(1)
+    return answer
+
+
+class Cluster:
+    """kubectl on the control plane's machine."""
+
+    def __init__(self, control: Any) -> None:
+        self.control = control
+
+    def run(self, words: str) -> Any:
+        return self.control.run(f"{KUBECTL} {words}")
+
+    def ask(self, words: str) -> str:
+        done = self.run(words)
+        assert done.rc == 0, f"kubectl {words}: {done.stdout}{done.stderr}"
+        return str(done.stdout)
+
+    def get(self, words: str) -> Any:
+        return json.loads(self.ask(f"get {words} --output=json"))
+
+    def names(self, kind: str, selector: str = "") -> list[str]:
+        found = self.get(f"{kind} --selector='{selector}'")["items"]
+        return [one["metadata"]["name"] for one in found]
+
+    def may(self, who: str, words: str) -> bool:
+        return str(self.run(f"auth can-i --as={who} {words}").stdout).strip() == "yes"
+
+
+@pytest.fixture(scope="module")
+def control(hosts: dict[str, Any]) -> Any:
+    return hosts[CONTROL]
+
+
+@pytest.fixture(scope="module")
+def cluster(control: Any) -> Cluster:
+    return Cluster(control)
+
+
+@pytest.fixture
+def gone(cluster: Cluster) -> Iterator[Callable[[str], str]]:
+    """Name an application that is taken away at the end, however the test ends."""
+    names: list[str] = []
+
+    def add(name: str) -> str:
+        names.append(name)
+        return name
+
+    yield add
+    for name in names:
+        cluster.run(f"delete pod {name}-driver --ignore-not-found --grace-period=0 --force")
+
+
+def test_submitted_once_by_its_name(cluster: Cluster, gone: Callable[[str], str]) -> None:
+    name = gone("pi")
+    done = submit(name, arguments=["6"]).succeeded()
+    assert result(done) == {"exit_code": "0", "state": "succeeded"}
+    assert "Pi is roughly 3." in done.output
+    assert re.search(r"^pi: running: \d+ stages done, .*executors$", done.output, re.M), done.output[-3000:]
+    driver = cluster.get("pod pi-driver")
+    assert driver["spec"]["containers"][0]["image"].startswith(f"{REGISTRY}nvidia-spark-driver:3.5.9-")
+    assert driver["spec"]["serviceAccountName"] == "spark-driver"
+    again = submit(name, arguments=["6"]).succeeded()
+    assert again.changed == 0 and cluster.get("pod pi-driver")["metadata"]["uid"] == driver["metadata"]["uid"]
+    # What Spark leaves: the driver, as a record, and what belongs to it.
+    assert cluster.names("pods") == ["pi-driver"]
+    assert cluster.names("services", "spark-role=driver") == []
+    assert cluster.names("configmaps", "spark-role=executor") == []
+
+
+def test_executors_are_restricted_and_from_the_registry(cluster: Cluster, gone: Callable[[str], str]) -> None:
+    name = gone("watched")
+    submit_only(name, arguments=["2000"])
+    pods = wait_for(
+        lambda: cluster.get("pods --selector=spark-role=executor")["items"],
+        lambda: cluster.run("describe pods").stdout[-3000:],
+    )
+    (container,) = pods[0]["spec"]["containers"]
+    assert container["image"].startswith(f"{REGISTRY}nvidia-spark-executor:3.5.9-")
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pods[0]["spec"]["automountServiceAccountToken"] is False
+    # The name is taken while it runs.
+    other = submit(name, arguments=["1"])
+    assert other.rc != 0 and "watched is running with other work than this" in other.output.replace("\n", " ")
+    killed = submit(name, state="absent").succeeded()
+    assert killed.changed == 1
+    wait_for(lambda: cluster.names("pods", "spark-role") == [], lambda: cluster.ask("get pods"))
+
+
+def submit_only(name: str, **job: Any) -> None:
+    """Submit an application and look no further than that it runs: interrupted, it is left to run."""
+    job = {"name": name, "application": PI, "seconds": 30, **job}
+    done = play("spark_submit.yml", spark_job=job)
+    assert done.rc != 0 and f"{name} was given up: it has not ended within 30 seconds" in flat(done.output)
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_a_job_that_fails_is_an_error_until_it_is_run_again(cluster: Cluster, gone: Callable[[str], str]) -> None:
+    name = gone("wrong")
+    done = submit(name, arguments=["no-number"])
+    assert done.rc != 0 and "wrong failed with exit code 1" in flat(done.output)
+    assert "ValueError" in done.output
+    uid = cluster.get("pod wrong-driver")["metadata"]["uid"]
+    assert submit(name, arguments=["no-number"]).rc != 0
+    assert cluster.get("pod wrong-driver")["metadata"]["uid"] == uid
+    assert submit(name, arguments=["no-number"], rerun="failed").rc != 0
+    assert cluster.get("pod wrong-driver")["metadata"]["uid"] != uid
+    assert submit(name, arguments=["2"]).succeeded().changed == 1
+
+
+def test_an_interrupt_kills_it_if_asked_to(cluster: Cluster, gone: Callable[[str], str], tmp_path: Path) -> None:
+    name = gone("cut")
+    job = {"name": name, "application": PI, "arguments": ["5000"], "on_interrupt": "kill"}
+    variables = tmp_path / "job.yml"
+    variables.write_text(json.dumps({"spark_job": job}))
+    code = (
+        "import os, sys; from pathlib import Path; from tests.testinfra.play import REPOSITORY;"
+        "inventory = str(Path(os.environ['MOLECULE_INVENTORY_FILE']).parent);"
+        "os.environ['ANSIBLE_CONFIG'] = str(REPOSITORY / 'ansible.cfg'); os.chdir(REPOSITORY);"
+        "os.execvp('ansible-playbook', ['ansible-playbook', '-i', inventory, '-e', '@' + sys.argv[1],"
+        " 'playbooks/spark_submit.yml'])"
+    )
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(variables)], stdout=log, stderr=log, start_new_session=True
+        )
+    said = lambda: (tmp_path / "log").read_text()  # noqa: E731
+    wait_for(lambda: "cut: running" in said(), said)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=120)
+    wait_for(lambda: "cut-driver" not in cluster.names("pods"), said, 60)
+
+
+def test_a_plain_spark_submit_of_a_user(control: Any, cluster: Cluster, gone: Callable[[str], str]) -> None:
+    name = gone("plain")
+    command = f"spark-submit --name plain --conf spark.kubernetes.driver.pod.name={name}-driver {PI} 2"
+    # With the proxy of every login in the environment.
+    done = control.run(f"su - ops -c '{command}'")
+    assert done.rc == 0, done.stdout[-1500:] + done.stderr[-1500:]
+    assert "Pi is roughly" in cluster.ask(f"logs {name}-driver")
+    assert control.run("su - nobody -s /bin/sh -c 'cat /etc/spark/kubeconfig'").rc != 0
+
+
+def test_the_least_rights(cluster: Cluster) -> None:
+    for words in ("create pods", "get pods", "watch pods", "deletecollection pods", "create configmaps"):
+        assert cluster.may(DRIVER, words), words
+    for words in ("get pods/log", "get pods --subresource=proxy", "create services", "patch configmaps", "delete pods"):
+        assert cluster.may(SUBMIT, words), words
+    for who in (DRIVER, SUBMIT):
+        for words in (
+            "get secrets",
+            "create pods --subresource=exec",
+            "create serviceaccounts",
+            "create rolebindings",
+            "create pods --namespace=default",
+            "get nodes",
+            "patch namespaces",
+        ):
+            assert not cluster.may(who, words), (who, words)
+
+
+def test_pod_security(cluster: Cluster) -> None:
+    for privileged in ('"hostNetwork": true', '"hostPID": true'):
+        refused = cluster.run(
+            f"run bad --image=hello:1 --restart=Never --dry-run=server --overrides='{{\"spec\": {{{privileged}}}}}'"
+        )
+        assert refused.rc != 0 and 'violates PodSecurity "restricted' in refused.stderr
+
+
+def test_quota_comes_and_goes(cluster: Cluster) -> None:
+    assert play("spark.yml", "--check", spark_quota={"pods": "3"}).succeeded().changed == 1
+    assert cluster.names("resourcequotas") == []
+    assert play("spark.yml", spark_quota={"pods": "3"}).succeeded().changed == 1
+    assert cluster.names("resourcequotas") == ["spark"]
+    assert play("spark.yml").succeeded().changed == 1
+    assert cluster.names("resourcequotas") == []
+    assert play("spark.yml").succeeded().changed == 0
+
+
+def test_what_kills_executors_is_refused() -> None:
+    done = play("spark.yml", spark_conf={"spark.shuffle.service.enabled": "true"})
+    assert done.rc != 0 and done.changed == 0
+    assert "spark_conf['spark.shuffle.service.enabled'] is 'true': it needs to be left to the role" in flat(done.output)
+
+
+def test_no_login_in_logs_and_files(control: Any, cluster: Cluster) -> None:
+    login = json.loads(control.file("/etc/spark/kubeconfig").content_string)
+    token = Secret(login["users"][0]["user"]["token"])
+    control.run("rm /etc/spark/kubeconfig")
+    done = play("spark.yml").succeeded()
+    assert done.changed == 1
+    assert leaks_in(done.output, [token]) == []
+    assert control.file("/etc/spark/kubeconfig").mode == 0o640
+    for name in cluster.names("configmaps"):
+        assert token.password not in cluster.ask(f"get configmap {name} --output=json")
+    assert leaks_on(control, [token]) == []
+
+
+def test_removed(control: Any, cluster: Cluster) -> None:
+    done = run_play(HERE / "remove.yml", {}).succeeded()
+    assert done.changed
+    assert cluster.run("get namespace spark").rc != 0
+    for path in ("/etc/spark", "/opt/spark", "/usr/local/bin/spark-submit"):
+        assert not control.file(path).exists, path
+    assert not control.group("spark-submit").exists
+    assert run_play(HERE / "remove.yml", {}).succeeded().changed == 0
+    play("spark.yml").succeeded()

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The place that applications get in a cluster: what is in it, what goes, and whose it is."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.slipway.platform.plugins.module_utils import _kubernetes, _spark
+from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
+from ansible_collections.slipway.platform.plugins.module_utils._run import Result
+
+REGISTRY = {"host": "registry:6001", "user": "puller", "password": "s:cret"}
+LOGIN = {"token": base64.b64encode(b"t0ken").decode(), "ca.crt": base64.b64encode(b"PEM").decode()}
+
+
+class Cluster:
+    """A cluster that keeps what is applied, and fills the secret of the login after a while."""
+
+    def __init__(self, root: Path) -> None:
+        self.places = _kubernetes.Places(f"{root}/")
+        Path(self.places.manifests).mkdir(parents=True)
+        Path(self.places.admin).write_text("")
+        self.found: dict[str, dict[str, Any]] = {}
+        self.calls: list[str] = []
+        self.login: list[dict[str, str]] = [LOGIN]
+
+    def __call__(self, argv: Sequence[str], *, timeout: float = 60, stdin: str | None = None) -> Result:
+        del timeout
+        words = [word for word in argv[len(_kubernetes.SCRUBBED) + 1 :] if not word.startswith(("--request", "--kube"))]
+        self.calls.append(" ".join(words))
+        if words[0] == "apply":
+            return self._apply(json.loads(stdin or "{}")["items"], dry="--dry-run=server" in words)
+        if words[0] == "delete":
+            self.found = {name: item for name, item in self.found.items() if words[1:3] != name.split("/")}
+            return Result(0, "", "")
+        if words[1] == _spark.KINDS:
+            kinds = {kind.removesuffix("s") for kind in _spark.KINDS.split(",")}
+            items = [item for name, item in self.found.items() if name.split("/")[0] in kinds]
+            return Result(0, json.dumps({"items": items}), "")
+        item = self.found.get(f"{words[1]}/{words[2]}")
+        if item and words[2] == _spark.LOGIN:
+            item = {**item, "data": self.login.pop(0) if len(self.login) > 1 else self.login[0]}
+        return Result(0, json.dumps(item) if item else "", "")
+
+    def _apply(self, items: list[dict[str, Any]], *, dry: bool) -> Result:
+        said = []
+        for item in items:
+            name = f"{item['kind'].lower()}/{item['metadata']['name']}"
+            verb = "created" if name not in self.found else "unchanged" if self.found[name] == item else "configured"
+            said.append(f"{name} {verb}")
+            if not dry:
+                self.found[name] = item
+        return Result(0, "\n".join(said), "")
+
+    def at(self, *, check: bool = False) -> _spark.SparkCluster:
+        return _spark.SparkCluster(check=check, runner=self, places=self.places, pause=lambda _: None)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+def settings(**values: Any) -> _spark.Settings:
+    return _spark.Settings(**{"namespace": "jobs", **values})
+
+
+def test_from_nothing_and_again(cluster: Cluster) -> None:
+    cluster.login = [{}, LOGIN]
+    outcome = cluster.at().present(settings())
+    assert outcome.actions[0] == "created namespace/jobs"
+    assert outcome.told == {"token": "t0ken", "authority": "PEM"}
+    labels = cluster.found["namespace/jobs"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert not cluster.at().present(settings()).changed
+
+
+def test_rights_end_at_the_namespace(cluster: Cluster) -> None:
+    cluster.at().present(settings())
+    assert {item["kind"] for item in cluster.found.values()} & {"ClusterRole", "ClusterRoleBinding"} == set()
+    rules = [rule for name in ("spark-driver", "spark-submit") for rule in cluster.found[f"role/{name}"]["rules"]]
+    granted = {(one, verb) for rule in rules for one in rule["resources"] for verb in rule["verbs"]}
+    assert not [pair for pair in granted if "*" in pair or pair[0] in ("secrets", "pods/exec", "serviceaccounts")]
+
+
+def test_what_is_not_wanted_any_more_goes(cluster: Cluster) -> None:
+    limits = ({"type": "Container", "max": {"memory": "8Gi"}},)
+    cluster.at().present(settings(registry=REGISTRY, quota={"pods": "10"}, limits=limits))
+    assert cluster.found["resourcequota/spark"]["spec"] == {"hard": {"pods": "10"}}
+    assert cluster.found["limitrange/spark"]["spec"]["limits"] == [*limits]
+    text = base64.b64decode(cluster.found["secret/spark-pull"]["data"][".dockerconfigjson"])
+    assert base64.b64decode(json.loads(text)["auths"]["registry:6001"]["auth"]) == b"puller:s:cret"
+    predicted = cluster.at(check=True).present(settings()).actions
+    assert "secret/spark-pull" in cluster.found
+    assert cluster.at().present(settings()).actions == predicted
+    assert sorted(predicted) == ["delete limitrange/spark", "delete resourcequota/spark", "delete secret/spark-pull"]
+    assert "secret/spark-submit-login" in cluster.found
+
+
+def test_check_mode_from_nothing(cluster: Cluster) -> None:
+    outcome = cluster.at(check=True).present(settings())
+    assert "created role/spark-driver" in outcome.actions and outcome.told == {}
+    assert cluster.found == {}
+
+
+def test_check_mode_while_the_cluster_is_still_at_it(cluster: Cluster) -> None:
+    cluster.at().present(settings())
+    cluster.login = [{}]
+    assert cluster.at(check=True).present(settings()).told == {}
+
+
+def test_somebody_elses_namespace_is_refused(cluster: Cluster) -> None:
+    cluster.found["namespace/jobs"] = {"kind": "Namespace", "metadata": {"name": "jobs"}}
+    for act in (lambda: cluster.at().present(settings()), lambda: cluster.at().absent("jobs")):
+        with pytest.raises(HostError, match="the namespace jobs is there and is not ours: spark_namespace needs"):
+            act()
+
+
+def test_a_cluster_that_makes_no_token(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_spark, "LOGIN_SECONDS", 0.0)
+    cluster.login = [{}]
+    with pytest.raises(HostError, match="no token for the account spark-submit within 0 seconds"):
+        cluster.at().present(settings())
+
+
+def test_removal(cluster: Cluster) -> None:
+    assert not cluster.at().absent("jobs").changed
+    cluster.at().present(settings())
+    assert cluster.at(check=True).absent("jobs").actions == ["delete namespace jobs"]
+    assert "namespace/jobs" in cluster.found
+    assert cluster.at().absent("jobs").changed
+    assert "namespace/jobs" not in cluster.found
