@@ -119,7 +119,7 @@ def test_a_second_run_builds_and_pushes_nothing(host: Any) -> None:
 
 def test_pulled_by_its_bare_name(host: Any, driver: str) -> None:
     host.check_output(f"docker image rm {NAME}/{driver} && docker pull -q {driver}")
-    said = host.run(f"docker run --rm --network none {ANYBODY} {driver} driver --version")
+    said = host.run(f"docker run --rm --network none {ANYBODY} -e SPARK_LOCAL_IP=127.0.0.1 {driver} driver --version")
     assert said.rc == 0 and "version 3.5.9" in said.stderr
     host.check_output(f"docker pull -q {NAME}/{driver}")
 
@@ -208,7 +208,7 @@ def test_spark_4(host: Any) -> None:
     checksum = (paths.state() / "spark-4.1.4.sha512").read_text(encoding="ascii").strip()
     converge(spark_images_version="4.1.4", spark_images_checksum=checksum).succeeded()
     (tag,) = [tag for tag in tags(host, "driver") if tag.startswith("4.1.4-")]
-    said = host.run(f"docker run --rm --network none {ANYBODY} {NAME}/nvidia-spark-driver:{tag} driver --version")
+    said = host.run(f"docker run --rm --network none {ANYBODY} -e SPARK_LOCAL_IP=127.0.0.1 {NAME}/nvidia-spark-driver:{tag} driver --version")
     assert said.rc == 0 and "version 4.1.4" in said.stderr
 
 
