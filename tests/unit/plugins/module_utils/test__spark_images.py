@@ -82,7 +82,7 @@ class Fake:
         return Result(0, json.dumps([found]), "") if found else Result(1, "", "No such image")
 
     def _list(self, _: list[str]) -> Result:
-        lines = [f"{name} 0" for name in [*self.local, *self.stale]]
+        lines = [f"{name} 0" for name in [*self.built(), *self.stale]]
         return Result(0, "\n".join([*lines, "x:<none> c0ffee"]), "")
 
     def _build(self, words: list[str]) -> Result:
@@ -107,6 +107,10 @@ class Fake:
 
     def _run(self, words: list[str]) -> Result:
         return self.model_says if "--entrypoint" in words else self.driver_says
+
+    def built(self) -> list[str]:
+        """Return the images that have our label."""
+        return [name for name, image in self.local.items() if "Config" in image]
 
     def did(self, verb: str) -> list[list[str]]:
         """Return the calls of a verb."""
@@ -288,7 +292,7 @@ def test_removed(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     predicted = images(fake, tmp_path, check=True).absent().actions
     assert (tmp_path / "cache").exists()
     assert images(fake, tmp_path).absent().actions == predicted == [
-        *(f"remove image {name}" for name in [*fake.local, "c0ffee"]),
+        *(f"remove image {name}" for name in [*fake.built(), "c0ffee"]),
         f"remove {tmp_path / 'cache'}",
     ]  # fmt: skip
     assert not (tmp_path / "cache").exists() and done.images["driver"] in fake.local
