@@ -65,7 +65,8 @@ def built(host: Any) -> str:
 
 def image(host: Any, role: str) -> str:
     """Return the name of the image that was built last as a pod would have it: bare. The engine keeps no other one."""
-    (tag,) = host.check_output(f"docker image ls --format '{{{{.Tag}}}}' {NAME}/nvidia-spark-{role}").split()
+    listed = f"docker image ls --format '{{{{.Tag}}}}' {NAME}/nvidia-spark-{role}"
+    (tag,) = host.check_output(f"{listed} | grep -v none").split()
     assert tag in tags(host, role)
     return f"nvidia-spark-{role}:{tag}"
 
@@ -119,7 +120,7 @@ def test_a_second_run_builds_and_pushes_nothing(host: Any) -> None:
 
 def test_pulled_by_its_bare_name(host: Any, driver: str) -> None:
     host.check_output(f"docker image rm {NAME}/{driver} && docker pull -q {driver}")
-    said = host.run(f"docker run --rm --network none {ANYBODY} {driver} driver --version")
+    said = host.run(f"docker run --rm --network none {ANYBODY} -e SPARK_LOCAL_IP=127.0.0.1 {driver} driver --version")
     assert said.rc == 0 and "version 3.5.9" in said.stderr
     host.check_output(f"docker pull -q {NAME}/{driver}")
 
@@ -208,7 +209,8 @@ def test_spark_4(host: Any) -> None:
     checksum = (paths.state() / "spark-4.1.4.sha512").read_text(encoding="ascii").strip()
     converge(spark_images_version="4.1.4", spark_images_checksum=checksum).succeeded()
     (tag,) = [tag for tag in tags(host, "driver") if tag.startswith("4.1.4-")]
-    said = host.run(f"docker run --rm --network none {ANYBODY} {NAME}/nvidia-spark-driver:{tag} driver --version")
+    run = f"docker run --rm --network none {ANYBODY} -e SPARK_LOCAL_IP=127.0.0.1"
+    said = host.run(f"{run} {NAME}/nvidia-spark-driver:{tag} driver --version")
     assert said.rc == 0 and "version 4.1.4" in said.stderr
 
 

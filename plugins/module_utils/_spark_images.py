@@ -379,24 +379,24 @@ class Images:
 
     def _forget(self, outcome: Outcome) -> None:
         """Remove what earlier builds left in the engine; without force, so what a container uses stays."""
-        listed = self._docker(
-            "image", "ls", "--filter", f"label={LABEL}", "--format", "{{.Repository}}:{{.Tag}}"
-        ).stdout
-        for name in listed.split():
-            if name not in outcome.images.values() and not name.endswith(":<none>"):
+        for name in self._left():
+            if name not in outcome.images.values():
                 self.runner(["docker", "image", "rm", name], timeout=COMMAND_TIMEOUT)
         for name in os.listdir(self.directory):
             if name != f"{self.wanted.distribution}.tgz" and name.endswith((".tgz", ".part")):
                 os.unlink(os.path.join(self.directory, name))
 
+    def _left(self) -> list[str]:
+        """Return the images of all builds that the engine has: by name, or by number where another took the name."""
+        form = "{{.Repository}}:{{.Tag}} {{.ID}}"
+        command = ["docker", "image", "ls", "--filter", f"label={LABEL}", "--format", form]
+        lines = [line.split() for line in self.runner(command, timeout=COMMAND_TIMEOUT).stdout.splitlines()]
+        return [number if name.endswith(":<none>") else name for name, number in lines]
+
     def absent(self) -> Outcome:
         """Remove from the machine what building left; what the registry has stays."""
         outcome = Outcome()
-        done = self.runner(
-            ["docker", "image", "ls", "--filter", f"label={LABEL}", "--format", "{{.Repository}}:{{.Tag}}"],
-            timeout=COMMAND_TIMEOUT,
-        ) if shutil.which("docker") else Result(0, "", "")  # fmt: skip
-        for name in [word for word in done.stdout.split() if not word.endswith(":<none>")]:
+        for name in self._left() if shutil.which("docker") else []:
             outcome.actions.append(f"remove image {name}")
             if not self.check:
                 self.runner(["docker", "image", "rm", name], timeout=COMMAND_TIMEOUT)

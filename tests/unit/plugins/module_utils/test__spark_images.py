@@ -82,7 +82,8 @@ class Fake:
         return Result(0, json.dumps([found]), "") if found else Result(1, "", "No such image")
 
     def _list(self, _: list[str]) -> Result:
-        return Result(0, "\n".join([*self.local, *self.stale, "x:<none>"]), "")
+        lines = [f"{name} 0" for name in [*self.built(), *self.stale]]
+        return Result(0, "\n".join([*lines, "x:<none> c0ffee"]), "")
 
     def _build(self, words: list[str]) -> Result:
         options = dict(itertools.pairwise(words))
@@ -106,6 +107,10 @@ class Fake:
 
     def _run(self, words: list[str]) -> Result:
         return self.model_says if "--entrypoint" in words else self.driver_says
+
+    def built(self) -> list[str]:
+        """Return the images that have our label."""
+        return [name for name, image in self.local.items() if "Config" in image]
 
     def did(self, verb: str) -> list[list[str]]:
         """Return the calls of a verb."""
@@ -277,7 +282,7 @@ def test_what_earlier_builds_left_goes(fake: Fake, tmp_path: Path) -> None:
     (tmp_path / "cache" / "spark-3.5.8-bin-hadoop3.tgz").touch()
     images(fake, tmp_path).present()
     removed = [words[-1] for words in fake.calls if words[1:3] == ["image", "rm"]]
-    assert f"{OWN}/nvidia-spark-driver:old" in removed and not any("3.5.9" in name for name in removed)
+    assert removed == [f"{OWN}/nvidia-spark-driver:old", "c0ffee"]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{WANTED.distribution}.tgz"]
 
 
@@ -287,7 +292,7 @@ def test_removed(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     predicted = images(fake, tmp_path, check=True).absent().actions
     assert (tmp_path / "cache").exists()
     assert images(fake, tmp_path).absent().actions == predicted == [
-        *(f"remove image {name}" for name in fake.local),
+        *(f"remove image {name}" for name in [*fake.built(), "c0ffee"]),
         f"remove {tmp_path / 'cache'}",
     ]  # fmt: skip
     assert not (tmp_path / "cache").exists() and done.images["driver"] in fake.local
