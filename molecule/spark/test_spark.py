@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
 import re
 import signal
 import subprocess
@@ -183,6 +185,71 @@ def test_an_interrupt_kills_it_if_asked_to(cluster: Cluster, gone: Callable[[str
     process.send_signal(signal.SIGINT)
     process.wait(timeout=120)
     wait_for(lambda: "cut-driver" not in cluster.names("pods"), said, 60)
+
+
+def examples_pod(image: str, commands: str) -> dict[str, Any]:
+    """Return a pod that runs commands with what the ConfigMap examples holds, in Spark's local mode."""
+    container = {
+        "name": "main",
+        "image": image,
+        "args": ["bash", "-euc", commands],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "examples", "mountPath": "/examples"}],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "examples"},
+        "spec": {
+            "restartPolicy": "Never",
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 185, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [container],
+            "volumes": [{"name": "examples", "configMap": {"name": "examples"}}],
+        },
+    }
+
+
+def plain(layers: list[dict[str, Any]], row: list[float]) -> float:
+    """The model of examples/spark/inference.py, without torch."""
+    for number, layer in enumerate(layers):
+        sums = (sum(w * x for w, x in zip(weights, row, strict=True)) for weights in layer["weight"])
+        row = [value + bias for value, bias in zip(sums, layer["bias"], strict=True)]
+        row = [max(0.0, value) for value in row] if number < len(layers) - 1 else row
+    return row[0]
+
+
+def test_examples(control: Any, cluster: Cluster) -> None:
+    """In the image, with its torch: the scores are those of the same model without Spark and without torch."""
+    chance = random.Random(7)
+    layers = [
+        {"weight": [[chance.uniform(-1, 1) for _ in range(4)] for _ in range(8)], "bias": [0.5] * 8},
+        {"weight": [[chance.uniform(-1, 1) for _ in range(8)]], "bias": [0.1]},
+    ]
+    rows = [[chance.uniform(-2, 2) for _ in range(4)] for _ in range(200)]
+    lines = ["id,x0,x1,x2,x3", *(f"{number}," + ",".join(map(repr, row)) for number, row in enumerate(rows))]
+    data = {"weights.json": json.dumps(layers), "rows.csv": "\n".join(lines)}
+    data |= {path.name: path.read_text() for path in (REPOSITORY / "examples/spark").glob("*.py")}
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "examples"}, "data": data}
+    defaults = str(control.file("/etc/spark/conf/spark-defaults.conf").content_string)
+    image = re.findall(r"^spark.kubernetes.driver.container.image (\S+)$", defaults, re.M)[0]
+    local = "spark-submit --master 'local[1]' --driver-memory 512m --conf spark.sql.shuffle.partitions=4"
+    commands = (
+        f"{local} /examples/inference.py file:///examples/rows.csv file:///examples/weights.json file:///tmp/out; "
+        f"cat /tmp/out/*.csv; {local} /examples/shuffle.py 1000 7"
+    )
+    cluster.run("delete pod examples --ignore-not-found --grace-period=0 --force")
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [config, examples_pod(image, commands)]})
+    # Base64: neither the shell nor testinfra finds anything to replace in it.
+    encoded = base64.b64encode(text.encode()).decode()
+    done = control.run(f"echo {encoded} | base64 -d | {KUBECTL} apply --filename=-")
+    assert done.rc == 0, done.stderr
+    phase = lambda: cluster.get("pod examples")["status"]["phase"]  # noqa: E731
+    wait_for(lambda: phase() in ("Succeeded", "Failed"), lambda: cluster.ask("describe pod examples"), 1200)
+    log = cluster.ask("logs examples")
+    assert phase() == "Succeeded" and "shuffle: ok" in log, log[-3000:]
+    found = {int(key): float(score) for key, score in re.findall(r"^(\d+),(-?\d\S*)$", log, re.M)}
+    assert found == pytest.approx({number: plain(layers, row) for number, row in enumerate(rows)})
+    cluster.ask("delete pod/examples configmap/examples")
 
 
 def test_a_plain_spark_submit_of_a_user(control: Any, cluster: Cluster, gone: Callable[[str], str]) -> None:
