@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import configparser
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,23 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
             "registry_host": "registry.corp.lab",
             "registry_http_secret": "a \"quote\" 'and' % $x \\ # ; {{ braces }} ü: - [x]\n",
             "registry_data_dir": "/srv/regis try%s/ü",
+        },
+    },
+    # What the role gives its templates one by one, as it loops over components.
+    "hdfs": {
+        "minimal": {"__hdfs_component": "datanode", "__hdfs_level": "INFO", "hdfs_namenode": "name"},
+        "full": {
+            "__hdfs_component": "namenode",
+            "__hdfs_level": "WARN",
+            "hdfs_namenode": "name.corp.lab",
+            "hdfs_components": ["namenode", "secondary", "datanode", "client"],
+            "hdfs_data_dirs": ["/data/1", "/data/2"],
+        },
+        "hostile": {
+            "__hdfs_component": "secondary",
+            "__hdfs_level": "WARN",
+            "hdfs_namenode": "name.corp.lab",
+            "hdfs_checkpoint_dir": "/srv/ü",
         },
     },
     "registry_cache": {
@@ -135,6 +153,12 @@ def test_renders_to_what_its_reader_can_parse(path: Path, case: str) -> None:
         assert "Unit" in parse_unit(text).sections()
     elif name.startswith("nginx"):
         assert "events" in parse_nginx(text)
+    elif name.endswith(".properties"):
+        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+        assert lines and all(re.fullmatch(r"[\w.]+=\S.*", line) for line in lines)
+    elif text.startswith("#!/bin/sh\n"):
+        done = subprocess.run(["sh", "-n"], input=text, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
     else:
         pytest.fail(f"{name}: say here how its reader parses it")
 

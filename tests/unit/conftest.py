@@ -6,11 +6,16 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+import hypothesis
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.slipway.platform.plugins.module_utils import _host_state, _packages, _units
 
 from tests.unit.fakes import FakeHost
+
+# A busy machine is no fault of the code: 200 ms are hypothesis' own idea of what an example may take.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture

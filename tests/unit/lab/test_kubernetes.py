@@ -63,7 +63,8 @@ def test_the_release_before_is_one_minor_version_older_and_complete() -> None:
     now, before = (list(map(int, release.version.split(".")[:2])) for release in kubernetes.RELEASES)
     assert before == [now[0], now[1] - 1]
     names = [{image.partition(":")[0] for image in release.images} for release in kubernetes.RELEASES]
-    assert names[0] - names[1] == {"flannel/flannel", "flannel/flannel-cni-plugin"}, "what is the same for both"
+    same = {"flannel/flannel", "flannel/flannel-cni-plugin", "nvidia/k8s-device-plugin"}
+    assert names[0] - names[1] == same, "what both have in common"
     assert {*kubernetes.BEFORE.images.values(), kubernetes.BEFORE.packages} <= set(recipes.RECIPES)
     assert kubernetes.directory() != kubernetes.directory(kubernetes.BEFORE)
 
