@@ -196,8 +196,8 @@ def test_safe_mode_is_told(name: Any, hdfs: FileSystem) -> None:
     name.check_output("runuser -u hdfs -- hdfs dfsadmin -safemode enter")
     try:
         assert any("read-only (safe mode)" in sentence for sentence in hdfs.problems())
-        refused = play("hdfs.yml", hdfs_timeout="5s")
-        assert refused.rc != 0 and "HDFS is read-only after 5 seconds: Safe mode is ON" in refused.output
+        refused = play("hdfs.yml", hdfs_timeout="20s")
+        assert refused.rc != 0 and "HDFS is read-only after 20 seconds: Safe mode is ON" in refused.output
     finally:
         name.check_output("runuser -u hdfs -- hdfs dfsadmin -safemode leave")
     hdfs.healthy()

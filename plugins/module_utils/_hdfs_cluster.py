@@ -116,7 +116,7 @@ class Cluster:
     ) -> None:
         self.address = address
         self.runner = runner
-        self.system = _hdfs_web.FileSystem(address, user, fetch=fetch)
+        self.system = _hdfs_web.FileSystem(address, user, fetch=fetch, pause=pause)
         self.check = check
         self.fetch = fetch
         self.pause = pause

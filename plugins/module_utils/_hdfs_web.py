@@ -14,6 +14,8 @@ import urllib.request
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 
 SECONDS = 10.0
+# A NameNode that is busy, or comes back, is asked again for so long.
+PATIENCE = 60.0
 # Method, URL -> status, body; OSError where nobody answers.
 Fetch = t.Callable[[str, str], tuple[int, bytes]]
 
@@ -120,20 +122,27 @@ def wait_for_view(
 class FileSystem:
     """Directories of HDFS, by WebHDFS, as one user."""
 
-    def __init__(self, address: str, user: str, *, fetch: Fetch = fetch) -> None:
+    def __init__(
+        self, address: str, user: str, *, fetch: Fetch = fetch, pause: t.Callable[[float], None] = time.sleep
+    ) -> None:
         self.address = address
         self.user = user
         self.fetch = fetch
+        self.pause = pause
 
     def _ask(self, method: str, path: str, operation: str, **more: str) -> tuple[int, dict[str, t.Any]]:
         query = urllib.parse.urlencode({"op": operation, "user.name": self.user, **more})
         url = f"http://{self.address}/webhdfs/v1{urllib.parse.quote(path)}?{query}"
-        try:
-            status, body = self.fetch(method, url)
-            answer = json.loads(body or b"{}")
-        except (OSError, ValueError) as exc:
-            raise HostError(f"{operation} of {path} failed: the NameNode at {self.address} says {exc}") from exc
-        return status, answer
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                status, body = self.fetch(method, url)
+                return status, json.loads(body or b"{}")
+            except (OSError, ValueError) as exc:
+                if time.monotonic() >= deadline:
+                    message = f"{operation} of {path} failed: the NameNode at {self.address} says {exc}"
+                    raise HostError(message) from exc
+            self.pause(1)
 
     def status(self, path: str) -> dict[str, t.Any] | None:
         """Return owner, group, permission and type of a path; None when there is nothing."""

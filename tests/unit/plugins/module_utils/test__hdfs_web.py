@@ -46,9 +46,9 @@ def test_waiting_for_a_namenode() -> None:
         _hdfs_web.wait_for_view(ADDRESS, seconds=0, fetch=NameNode(state="standby"))
 
 
-def test_directories_by_webhdfs() -> None:
-    node = NameNode()
-    system = _hdfs_web.FileSystem(ADDRESS, "hdfs", fetch=node)
+def test_directories_by_webhdfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = NameNode(up=False)
+    system = _hdfs_web.FileSystem(ADDRESS, "hdfs", fetch=node, pause=lambda _: setattr(node, "up", True))
     assert system.status("/user/a b") is None
     system.change("/user/a b", "MKDIRS", permission="755")
     found = system.status("/user/a b")
@@ -57,6 +57,7 @@ def test_directories_by_webhdfs() -> None:
     with pytest.raises(HostError, match=r"/x in HDFS: Name node is in safe mode\.$"):
         system.status("/x")
     node.up = False
+    monkeypatch.setattr(_hdfs_web, "PATIENCE", 0.0)
     with pytest.raises(HostError, match="GETFILESTATUS of /x failed"):
         system.status("/x")
 
