@@ -51,9 +51,21 @@ def test_kubeadm_has_no_environment_of_ours() -> None:
     assert shell.calls[0][:2] == ["env", "-i"]
 
 
-def test_a_proxy_that_kubeadm_sees_is_an_error() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[WARNING HTTPProxy]: Connection to "https://control" uses proxy "http://proxy:8080". If that is not intended',
+        '[WARNING HTTPProxyCIDR]: connection to "10.96.0.0/12" uses proxy "http://proxy:8080". This may lead to',
+    ],
+)
+def test_a_proxy_that_kubeadm_sees_is_an_error(text: str) -> None:
     with pytest.raises(HostError, match="saw a proxy"):
-        _kubernetes.kubeadm(Shell(Result(0, "", "[WARNING HTTPProxy]: Connection uses proxy")), "join")
+        _kubernetes.kubeadm(Shell(Result(0, "", f"\t{text}\n")), "join")
+
+
+def test_a_check_for_proxies_that_kubeadm_cannot_make_is_no_proxy() -> None:
+    text = '[WARNING HTTPProxyCIDR]: parse "https://[10.96.0.1]:1234/": invalid IP-literal'
+    assert _kubernetes.kubeadm(Shell(Result(0, "done", f"\t{text}\n")), "init").stdout == "done"
 
 
 def test_what_is_told_of_a_failure() -> None:
