@@ -10,20 +10,21 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.testinfra import cluster as cluster_tests
+from tests.testinfra.cluster import wait_for
 from tests.testinfra.play import REPOSITORY, Play, run_play
 from tests.testinfra.secrets import Secret, leaks_in, leaks_on
 
 HERE = Path(__file__).resolve().parent
 CONTROL = "spark-control"
 REGISTRY = "spark-control.corp.lab:6001/"
-KUBECTL = "env -i PATH=/usr/bin:/bin HOME=/root kubectl --kubeconfig=/etc/kubernetes/admin.conf --namespace=spark"
+KUBECTL = f"{cluster_tests.KUBECTL} --namespace=spark"
 PI = "local:///opt/spark/examples/src/main/python/pi.py"
 DRIVER = "system:serviceaccount:spark:spark-driver"
 SUBMIT = "system:serviceaccount:spark:spark-submit"
@@ -46,31 +47,11 @@ def result(done: Play) -> dict[str, Any]:
     return {"exit_code": found[1].strip("'\"") if found else None, "state": state[1] if state else None}
 
 
-def wait_for(what: Callable[[], Any], why: Callable[[], str], seconds: float = 300) -> Any:
-    """Ask again until the answer is true; say why it is not when the time is up."""
-    deadline = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < deadline, why()
-        time.sleep(1)
-    return answer
+class Cluster(cluster_tests.Cluster):
+    """kubectl on the control plane's machine, in the namespace of the applications."""
 
-
-class Cluster:
-    """kubectl on the control plane's machine."""
-
-    def __init__(self, control: Any) -> None:
-        self.control = control
-
-    def run(self, words: str) -> Any:
-        return self.control.run(f"{KUBECTL} {words}")
-
-    def ask(self, words: str) -> str:
-        done = self.run(words)
-        assert done.rc == 0, f"kubectl {words}: {done.stdout}{done.stderr}"
-        return str(done.stdout)
-
-    def get(self, words: str) -> Any:
-        return json.loads(self.ask(f"get {words} --output=json"))
+    def run(self, words: str, *arguments: str) -> Any:
+        return self.control.run(f"{KUBECTL} {words}", *arguments)
 
     def names(self, kind: str, selector: str = "") -> list[str]:
         found = self.get(f"{kind} --selector='{selector}'")["items"]
@@ -127,6 +108,7 @@ def test_executors_are_restricted_and_from_the_registry(cluster: Cluster, gone: 
     pods = wait_for(
         lambda: cluster.get("pods --selector=spark-role=executor")["items"],
         lambda: cluster.run("describe pods").stdout[-3000:],
+        300,
     )
     (container,) = pods[0]["spec"]["containers"]
     assert container["image"].startswith(f"{REGISTRY}nvidia-spark-executor:3.5.9-")
@@ -137,7 +119,7 @@ def test_executors_are_restricted_and_from_the_registry(cluster: Cluster, gone: 
     assert other.rc != 0 and "watched is running with other work than this" in other.output.replace("\n", " ")
     killed = submit(name, state="absent").succeeded()
     assert killed.changed == 1
-    wait_for(lambda: cluster.names("pods", "spark-role") == [], lambda: cluster.ask("get pods"))
+    wait_for(lambda: cluster.names("pods", "spark-role") == [], lambda: cluster.ask("get pods"), 300)
 
 
 def submit_only(name: str, **job: Any) -> None:
@@ -181,7 +163,7 @@ def test_an_interrupt_kills_it_if_asked_to(cluster: Cluster, gone: Callable[[str
             [sys.executable, "-c", code, str(variables)], stdout=log, stderr=log, start_new_session=True
         )
     said = lambda: (tmp_path / "log").read_text()  # noqa: E731
-    wait_for(lambda: "cut: running" in said(), said)
+    wait_for(lambda: "cut: running" in said(), said, 300)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=120)
     wait_for(lambda: "cut-driver" not in cluster.names("pods"), said, 60)

@@ -130,10 +130,10 @@ class Api:
             raise HostError(f"kubectl get {' '.join(words[:2])} failed: {told(done.stderr)}")
         return t.cast("dict[str, t.Any]", json.loads(done.stdout)) if done.stdout.strip() else None
 
-    def apply(self, documents: t.Sequence[t.Mapping[str, t.Any]], *, check: bool) -> list[str]:
-        """Apply objects; kubectl tells which of them it had to change."""
+    def apply(self, documents: t.Sequence[t.Mapping[str, t.Any]], *, check: bool, dry_run: str = "server") -> list[str]:
+        """Apply objects; kubectl tells which of them it had to change. dry_run: who predicts it in check mode."""
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
-        words = ["apply", "--filename=-", *(["--dry-run=server"] if check else [])]
+        words = ["apply", "--filename=-", *([f"--dry-run={dry_run}"] if check else [])]
         said = self.ask(*words, stdin=text, timeout=120).splitlines()
         matches = [match for line in said if (match := re.match(r"(\S+) (created|configured)", line))]
         return [f"{match[2]} {match[1]}" for match in matches]

@@ -97,10 +97,9 @@ class Settings:
 
 
 def _object(kind: str, version: str, name: str, namespace: str = "", **more: t.Any) -> dict[str, t.Any]:
-    metadata: dict[str, t.Any] = {"name": name, "labels": dict(MANAGED)}
-    if namespace:
-        metadata["namespace"] = namespace
-    return {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
+    made = _kubernetes.resource(kind, version, name, namespace, **more)
+    made["metadata"]["labels"] = dict(MANAGED)
+    return made
 
 
 def namespace(name: str) -> dict[str, t.Any]:
@@ -346,14 +345,10 @@ class DevicePlugin:
 
     def _apply(self, items: t.Sequence[t.Mapping[str, t.Any]], settings: Settings) -> None:
         """Apply objects; kubectl tells which of them it had to change."""
-        dry = ["--dry-run=server"] if self.check else []
-        if self.check and self.api.get("namespace", settings.namespace) is None:
-            dry = ["--dry-run=client"]  # the API server refuses what is in a namespace that is not there yet
-        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(items)})
-        for line in self.api.ask("apply", "--filename=-", *dry, stdin=text, timeout=120).splitlines():
-            name, _, verb = line.partition(" ")
-            if verb.startswith(("created", "configured")):
-                self.outcome.act(f"{verb.split()[0]} {name}")
+        # The API server refuses what is in a namespace that is not there yet.
+        unknown = self.check and self.api.get("namespace", settings.namespace) is None
+        for action in self.api.apply(items, check=self.check, dry_run="client" if unknown else "server"):
+            self.outcome.act(action)
 
     def _remove_stale(self, settings: Settings, wanted: set[tuple[str, str]]) -> None:
         """Delete what an earlier run made elsewhere, or with a configuration that there is no more."""
