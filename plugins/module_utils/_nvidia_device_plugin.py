@@ -6,18 +6,14 @@ Sources: the README and the helm chart of NVIDIA's k8s-device-plugin, Kubernetes
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import json
 import os
-import ssl
 import time
 import typing as t
-import urllib.error
-import urllib.request
 
-from ansible_collections.slipway.platform.plugins.module_utils import _host_state, _images, _kubernetes
+from ansible_collections.slipway.platform.plugins.module_utils import _host_state, _images, _kubernetes, _registry_api
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
@@ -36,12 +32,7 @@ IMAGE_NAME = "k8s-device-plugin"
 TOLERATED = "node.kubernetes.io/"
 # A pod that cannot get its image says so in these words, and then waits.
 PULL_FAILED = ("ErrImagePull", "ImagePullBackOff")
-MANIFESTS = (
-    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
-    "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
-)
 POLL_SECONDS = 1.0
-REGISTRY_SECONDS = 20.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,26 +47,11 @@ class Registry:
 
     def status(self, image: _images.Name) -> int:
         """Return the HTTP status of an image's manifest; 0 where the registry does not answer."""
-        path = f"{image.path.removeprefix('library/')}/manifests/{image.digest or image.tag}"
-        request = urllib.request.Request(f"https://{self.host}:{self.port}/v2/{path}", method="HEAD")
-        request.add_header("Accept", MANIFESTS)
-        if self.user:
-            login = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
-            request.add_header("Authorization", f"Basic {login}")
+        path = _registry_api.manifest_path(image.path.removeprefix("library/"), image.digest or image.tag)
+        address, login = f"{self.host}:{self.port}", (self.user, self.password)
         try:
-            context = ssl.create_default_context(cadata=self.ca or None)
-        except ssl.SSLError as exc:
-            raise HostError("the authority of the private registry is no certificate") from exc
-        # The registry is never asked through a proxy.
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
-        try:
-            with opener.open(request, timeout=REGISTRY_SECONDS) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as exc:
-            return exc.code
-        except OSError:
+            return _registry_api.ask(address, path, login=login, ca=self.ca, method="HEAD")[0]
+        except _registry_api.UnansweredError:
             return 0
 
 

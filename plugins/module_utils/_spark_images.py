@@ -16,13 +16,12 @@ import json
 import os
 import re
 import shutil
-import ssl
 import tempfile
 import typing as t
 import urllib.error
 import urllib.request
 
-from ansible_collections.slipway.platform.plugins.module_utils import _images
+from ansible_collections.slipway.platform.plugins.module_utils import _images, _registry_api
 from ansible_collections.slipway.platform.plugins.module_utils._containers import (
     BUILD_COMMAND,
     CREDENTIALS,
@@ -37,8 +36,6 @@ LABEL = "slipway.spark.inputs"
 ENTRY_POINT = ["/opt/slipway/tini", "--", "/opt/slipway/entrypoint.sh"]
 DIRECTORY = "/var/cache/slipway/spark_images"
 CERTIFICATES = "/etc/docker/certs.d"
-KINDS = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
-INDEXES = "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.index.v1+json"
 SYSTEMS = ("debian", "ubuntu")
 COMMAND_TIMEOUT = 300.0
 CHUNK = 1 << 20
@@ -104,26 +101,16 @@ class Registry:
         self.authority = os.path.join(certificates, wanted.registry, "ca.crt")
 
     def _ask(self, path: str, accept: str) -> tuple[int, bytes]:
-        host, _, port = self.wanted.registry.rpartition(":")
-        headers = {"Accept": accept}
-        if self.wanted.user:
-            login = f"{self.wanted.user}:{self.wanted.password}".encode()
-            headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
-        try:
-            context = ssl.create_default_context()
-            if os.path.exists(self.authority):
-                context.load_verify_locations(self.authority)
-            connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=60)
-            with contextlib.closing(connection):
-                connection.request("GET", path, headers=headers)
-                answer = connection.getresponse()
-                return answer.status, answer.read()
-        except (OSError, http.client.HTTPException) as exc:
-            raise HostError(f"the registry {self.wanted.registry} cannot be asked: {exc}") from exc
+        authority = ""
+        if os.path.exists(self.authority):
+            with open(self.authority, encoding="utf-8") as file:
+                authority = file.read()
+        login = (self.wanted.user, self.wanted.password)
+        return _registry_api.ask(self.wanted.registry, path, login=login, ca=authority, accept=accept, seconds=60)
 
     def manifest(self, repository: str, reference: str, accept: str) -> bytes:
         """Return a manifest, nothing where there is none; raises HostError for any other answer."""
-        status, body = self._ask(f"/v2/{repository}/manifests/{reference}", accept)
+        status, body = self._ask(_registry_api.manifest_path(repository, reference), accept)
         if status == 404:
             return b""
         if status != 200:
@@ -135,14 +122,14 @@ class Registry:
         """Return the digest of an image here; raises HostError where there is none."""
         if name.digest:
             return name.digest
-        manifest = self.manifest(name.path, name.tag, f"{KINDS}, {INDEXES}")
+        manifest = self.manifest(name.path, name.tag, _registry_api.MANIFESTS)
         if not manifest:
             raise HostError(f"the registry {self.wanted.registry} has no image {name.path}:{name.tag}")
         return _images.digest_of(manifest)
 
     def configuration(self, repository: str, tag: str) -> dict[str, t.Any]:
         """Return the configuration of an image; nothing where there is none."""
-        manifest = self.manifest(repository, tag, KINDS)
+        manifest = self.manifest(repository, tag, _registry_api.IMAGES)
         if not manifest:
             return {}
         status, body = self._ask(f"/v2/{repository}/blobs/{json.loads(manifest)['config']['digest']}", "*/*")

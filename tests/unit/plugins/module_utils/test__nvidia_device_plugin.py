@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -320,9 +321,9 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, list[tuple[
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    request = plugin.urllib.request.Request
+    request = urllib.request.Request
     monkeypatch.setattr(
-        plugin.urllib.request, "Request", lambda url, **named: request(url.replace("https:", "http:"), **named)
+        urllib.request, "Request", lambda url, **named: request(url.replace("https:", "http:"), **named)
     )
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     yield server.server_port, asked
@@ -338,7 +339,7 @@ def test_the_registry_is_asked_without_a_proxy(registry: tuple[int, list[tuple[s
     assert asked[0] == (
         "/v2/nvidia/k8s-device-plugin/manifests/v0.19.0",
         "Basic cHVsbGVyOnM6Y3JldA==",
-        "application/vnd.oci.image.index.v",
+        "application/vnd.docker.distributi",
     )
     assert asked[1][0] == "/v2/plugin/manifests/1"
     assert "s:cret" not in repr(there)
@@ -349,5 +350,5 @@ def test_the_registry_is_asked_without_a_proxy(registry: tuple[int, list[tuple[s
 
 def test_a_registry_that_does_not_answer() -> None:
     assert plugin.Registry(host="127.0.0.1", port=1).status(_images.parse(IMAGE)) == 0
-    with pytest.raises(HostError, match="the authority of the private registry is no certificate"):
+    with pytest.raises(HostError, match=r"the authority of the private registry 127\.0\.0\.1:1 is no certificate"):
         plugin.Registry(host="127.0.0.1", port=1, ca="no certificate").status(_images.parse(IMAGE))

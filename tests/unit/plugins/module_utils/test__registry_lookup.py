@@ -80,12 +80,12 @@ def test_without_a_registry_nobody_is_asked() -> None:
 def test_one_that_asks_who_we_are(registry: dict[str, Any]) -> None:
     Served.has, Served.login = ("/v2/etcd/manifests/3",), 'puller:s3"cr:e t%'
     assert ask(registry, f"{K8S}/etcd:3", user="puller", password='s3"cr:e t%') == []
-    with pytest.raises(HostError, match="answers 401 to a question for etcd/manifests/3"):
+    with pytest.raises(HostError, match="answers 401 to a question for /v2/etcd/manifests/3"):
         ask(registry, f"{K8S}/etcd:3")
 
 
 def test_one_that_nobody_vouches_for(registry: dict[str, Any]) -> None:
-    with pytest.raises(HostError, match=r"cannot be asked for etcd/manifests/3: .*certificate"):
+    with pytest.raises(HostError, match=r"cannot be asked for /v2/etcd/manifests/3: .*certificate"):
         ask(registry, f"{K8S}/etcd:3", ca_certificate="")
 
 

@@ -396,7 +396,7 @@ def test_a_registry_that_is_away_is_named(tmp_path: Path) -> None:
     wanted = dataclasses.replace(WANTED, registry="127.0.0.1:9")
     (tmp_path / "127.0.0.1:9").mkdir()
     (tmp_path / "127.0.0.1:9" / "ca.crt").write_text("no certificate")
-    with pytest.raises(HostError, match=r"the registry 127\.0\.0\.1:9 cannot be asked"):
+    with pytest.raises(HostError, match=r"the authority of the private registry 127\.0\.0\.1:9 is no certificate"):
         _spark_images.Registry(wanted, str(tmp_path)).configuration("a", "1")
     with pytest.raises(HostError, match=r"the registry 127\.0\.0\.1:9 cannot be asked"):
         _spark_images.Registry(wanted, "/nowhere").configuration("a", "1")
