@@ -309,7 +309,7 @@ def test_a_reboot_changes_nothing(hosts: dict[str, Any], lab: Lab, hdfs: FileSys
 def test_a_full_file_system_is_told(name: Any, hdfs: FileSystem, big: str) -> None:
     play("hdfs.yml", hdfs_reserved="900t").succeeded()
     try:
-        wait_for(lambda: any("no DataNode has room" in sentence for sentence in hdfs.problems()), hdfs.problems)
+        wait_for(lambda: any("HDFS is 100 % full: 0 B of" in sentence for sentence in hdfs.problems()), hdfs.problems)
         refused = name.run("head -c 1000 /dev/urandom | runuser -u hdfs -- hdfs dfs -put - /full")
         assert refused.rc != 0 and "could only be written to 0 of the 1 minReplication nodes" in refused.stderr
         assert hdfs.checksum("/big") == big

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab import paths, spark
+from tests.lab import paths, recipes, spark
+from tests.testinfra import inference
 from tests.testinfra.play import REPOSITORY, Play, run_play
 from tests.testinfra.secrets import Secret, leaks_in, leaks_on
 
@@ -201,6 +205,32 @@ def test_a_model_that_changed_under_its_name_is_built_again(host: Any, driver: s
     labels = json.loads(host.check_output(f"docker image inspect {NAME}/nvidia-spark-driver:{new.pop()}"))[0]
     assert labels["Config"]["Labels"]["new"] == "1"
     assert host.run(f"docker image inspect {NAME}/{driver}").rc != 0, "what is built no more leaves the machine"
+
+
+@pytest.mark.skipif(not LONG, reason="part of make test-long: a model image of a gigabyte")
+def test_an_executor_s_image_runs_a_real_model(host: Any) -> None:
+    """Debian's own PyTorch, a user without a name: the example's scores are those of the same model in plain Python."""
+    pki = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "pki/ca.crt"
+    seeded = [sys.executable, "-m", "tests.lab", "spark", "--push", "--machine=spark-images", f"--ca={pki}"]
+    subprocess.run(seeded, cwd=REPOSITORY, check=True, timeout=900)
+    converge(spark_images_model=f"{NAME}/{recipes.SPARK_MODEL}").succeeded()
+    (tag,) = [tag for tag in tags(host, "executor") if tag.startswith("3.5.9-torch-1.13.1-")]
+    work = inference.job()
+    program = (REPOSITORY / "examples/spark/inference.py").read_text(encoding="utf-8")
+    host.check_output("install -d -m 755 /srv/example")
+    for name, text in {**work.files, "inference.py": program}.items():
+        encoded = base64.b64encode(text.encode()).decode()
+        host.check_output(f"echo {encoded} | base64 -d >/srv/example/{name}")
+    local = "--conf spark.driver.host=127.0.0.1 --conf spark.driver.bindAddress=127.0.0.1"
+    command = (
+        "python3 -c 'import torch; print(\"torch\", torch.__version__)' && "
+        f"spark-submit --master 'local[1]' --driver-memory 512m {local} /example/inference.py"
+        " file:///example/rows.csv file:///example/weights.json file:///tmp/out && cat /tmp/out/*.csv"
+    )
+    run = f"docker run --rm --network none {ANYBODY} -e SPARK_LOCAL_IP=127.0.0.1 -v /srv/example:/example:ro"
+    done = host.run(f"{run} {NAME}/nvidia-spark-executor:{tag} bash -c {shlex.quote(command)}")
+    assert done.rc == 0 and "torch 1.13.1" in done.stdout, done.stderr[-3000:]
+    assert inference.read(done.stdout) == pytest.approx(work.scores)
 
 
 @pytest.mark.skipif(not LONG, reason="part of make test-long: builds another line of Spark")
