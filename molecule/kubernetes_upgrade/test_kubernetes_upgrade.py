@@ -252,7 +252,7 @@ def test_a_disruption_budget_stops_it_at_that_node(hosts: dict[str, Any], cluste
     """The same command has gone on with the control plane, whatever the kill has left of it."""
     before = engines(hosts)
     # A replica of `web` on the control plane takes its 30 seconds of grace.
-    stopped = upgrade(kubernetes_node_drain_seconds=75)
+    stopped = upgrade(kubernetes_node_drain_seconds=120)
     assert stopped.rc != 0
     drain = "Drain the node as far as disruption budgets allow"
     assert tells(stopped, f'{NODE} is not upgraded to {NEW} yet. It stopped at "{drain}": node {NODE} could not be')

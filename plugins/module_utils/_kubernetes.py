@@ -25,6 +25,13 @@ from ansible_collections.slipway.platform.plugins.module_utils._run import Resul
 SCRUBBED = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8")
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
+# What kubectl says of an API server that is just restarting; asked again, it answers.
+AWAY = re.compile(
+    r"was refused|reset by peer|\bEOF\b|TLS handshake timeout|i/o timeout|etcdserver: |http2: |"
+    r"ServiceUnavailable|currently unable to handle|in the time allotted"
+)
+# How long it may take to come back: a kubelet of another release makes it anew some seconds after its own start.
+PATIENCE_SECONDS = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +100,15 @@ def kubeadm_by_file(runner: Runner, places: Places, verb: str, text: str, *, tim
 
 @dataclasses.dataclass
 class Api:
-    """The API server, asked by kubectl as the administrator on a machine of the control plane."""
+    """The API server, asked by kubectl as the administrator on a machine of the control plane.
+
+    patience: for how many seconds one that is away is asked again; what is asked may be done twice then.
+    """
 
     runner: Runner
     places: Places = dataclasses.field(default_factory=Places)
+    patience: float = 0.0
+    pause: t.Callable[[float], None] = time.sleep
 
     def ask(self, *words: str, stdin: str | None = None, timeout: float = 60) -> str:
         """Run kubectl and return what it prints; HostError in its own words."""
@@ -107,6 +119,14 @@ class Api:
 
     def run(self, *words: str, stdin: str | None = None, timeout: float = 60) -> Result:
         """Run kubectl and return all of it."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            done = self._once(*words, stdin=stdin, timeout=timeout)
+            if done.rc == 0 or not AWAY.search(done.stderr) or time.monotonic() >= deadline:
+                return done
+            self.pause(1)
+
+    def _once(self, *words: str, stdin: str | None = None, timeout: float = 60) -> Result:
         if not os.path.exists(self.places.admin):
             raise HostError(f"{self.places.admin} is not there: it needs a machine on which a control plane runs")
         argv = [*SCRUBBED, "kubectl", f"--kubeconfig={self.places.admin}", "--request-timeout=20s", *words]
@@ -116,7 +136,7 @@ class Api:
         """Wait until the API server answers that it is ready; HostError when it does not."""
         deadline = time.monotonic() + seconds
         while True:
-            done = self.run("get", "--raw=/readyz")
+            done = self._once("get", "--raw=/readyz")
             if done.rc == 0:
                 return
             if time.monotonic() >= deadline:

@@ -148,15 +148,16 @@ class Cluster:
         self.runner = runner
         self.places = places or _kubernetes.Places()
         self.pause = pause
-        self.api = _kubernetes.Api(runner, self.places)
+        self.api = _kubernetes.Api(runner, self.places, _kubernetes.PATIENCE_SECONDS, pause)
         self.outcome = Outcome()
 
     def info(self) -> Outcome:
-        """Tell which cluster this is."""
+        """Tell which cluster this is, at once or not at all: it is asked before anything changes."""
         server, authority = _kubernetes.cluster_of(self.places.admin)
         if not authority:
             raise HostError(f"{self.places.admin} is not there: it needs a machine on which a control plane runs")
-        version = json.loads(self.api.ask("get", "--raw=/version")).get("gitVersion", "")
+        said = _kubernetes.Api(self.runner, self.places).ask("get", "--raw=/version")
+        version = json.loads(said).get("gitVersion", "")
         self.outcome.told = {"authority": authority, "server": server, "version": version}
         return self.outcome
 
@@ -312,7 +313,7 @@ class Cluster:
         pod = f"slipway-smoke-{name}"[:63].rstrip("-.")
         gone = ("delete", "pod", pod, "--ignore-not-found", "--grace-period=0", "--force", "--wait=true")
         self.api.ask(*gone)
-        self.api.ask("create", "--filename=-", stdin=json.dumps(smoke_pod(pod, name, image)))
+        self.api.ask("apply", "--filename=-", stdin=json.dumps(smoke_pod(pod, name, image)))
         try:
             self._watch(pod, image, name, seconds)
         finally:

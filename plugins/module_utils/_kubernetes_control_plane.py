@@ -222,7 +222,7 @@ class ControlPlaneHost:
         self.runner = runner
         self.places = places or _kubernetes.Places()
         self.pause = pause
-        self.api = _kubernetes.Api(runner, self.places)
+        self.api = _kubernetes.Api(runner, self.places, _kubernetes.PATIENCE_SECONDS, pause)
         self.outcome = Outcome()
 
     def present(self, settings: Settings) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,6 +108,37 @@ def test_kubectl_fails_in_its_own_words(places: _kubernetes.Places) -> None:
         api.get("node", "a")
     with pytest.raises(HostError, match="kubectl drain a failed: error: no such thing"):
         api.ask("drain", "a")
+
+
+AWAY = Result(
+    1, "", "The connection to the server control:6443 was refused - did you specify the right host or port?\n"
+)
+
+
+def test_an_api_server_that_is_away_is_asked_again_where_there_is_patience(places: _kubernetes.Places) -> None:
+    Path(places.admin).touch()
+    pauses: list[float] = []
+    shell = Shell(
+        AWAY, Result(1, "", "Error from server: etcdserver: leader changed"), Result(0, '{"kind": "Node"}', "")
+    )
+    assert _kubernetes.Api(shell, places, 60, pauses.append).get("node", "a") == {"kind": "Node"}
+    assert (len(shell.calls), pauses) == (3, [1, 1])
+
+    hasty = Shell(AWAY)
+    with pytest.raises(HostError, match="was refused"):
+        _kubernetes.Api(hasty, places, pause=pauses.append).get("node", "a")
+    wrong = Shell(Result(1, "", "error: no such thing"))
+    with pytest.raises(HostError, match="no such thing"):
+        _kubernetes.Api(wrong, places, 60, pauses.append).get("node", "a")
+    assert (len(hasty.calls), len(wrong.calls), len(pauses)) == (1, 1, 2)
+
+
+def test_patience_ends(places: _kubernetes.Places) -> None:
+    Path(places.admin).touch()
+    shell = Shell(AWAY)
+    with pytest.raises(HostError, match="was refused"):
+        _kubernetes.Api(shell, places, 0.2, lambda _: time.sleep(0.05)).get("node", "a")
+    assert len(shell.calls) > 1
 
 
 def test_who_a_kubeconfig_trusts(places: _kubernetes.Places) -> None:
