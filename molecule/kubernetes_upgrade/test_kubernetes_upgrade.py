@@ -141,7 +141,7 @@ def web(cluster: Cluster) -> Iterator[Any]:
     cluster.ask("rollout status deployment web --timeout=240s")
     address = cluster.get("service web")["spec"]["clusterIP"]
     ask = f"curl -sf -m 2 http://{address}/ >/dev/null && cat /proc/uptime >>/run/web-answered"
-    loop = f"while :; do {ask}; sleep 0.5; done"
+    loop = f"rm -f /run/web-answered; while :; do {ask}; sleep 0.5; done"
     cluster.control.check_output(f"systemd-run --quiet --unit=web-asked /bin/bash -c '{loop}'")
     yield cluster.control
     cluster.control.check_output("systemctl stop web-asked")
