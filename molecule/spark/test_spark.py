@@ -16,49 +16,16 @@ from typing import Any
 
 import pytest
 
-from tests.testinfra import cluster as cluster_tests
 from tests.testinfra.cluster import wait_for
-from tests.testinfra.play import REPOSITORY, Play, run_play
+from tests.testinfra.play import REPOSITORY, run_play
 from tests.testinfra.secrets import Secret, leaks_in, leaks_on
+from tests.testinfra.spark import KUBECTL, PI, Cluster, flat, play, result, submit
 
 HERE = Path(__file__).resolve().parent
 CONTROL = "spark-control"
 REGISTRY = "spark-control.corp.lab:6001/"
-KUBECTL = f"{cluster_tests.KUBECTL} --namespace=spark"
-PI = "local:///opt/spark/examples/src/main/python/pi.py"
 DRIVER = "system:serviceaccount:spark:spark-driver"
 SUBMIT = "system:serviceaccount:spark:spark-submit"
-
-
-def play(name: str, *arguments: str, **variables: Any) -> Play:
-    """Run one of the site's playbooks."""
-    return run_play(REPOSITORY / "playbooks" / name, variables, arguments=["-vvv", "--diff", *arguments])
-
-
-def submit(name: str, *arguments: str, application: str = PI, **job: Any) -> Play:
-    """Run an application by its name."""
-    return play("spark_submit.yml", *arguments, spark_job={"name": name, "application": application, **job})
-
-
-def result(done: Play) -> dict[str, Any]:
-    """Return what the module told of an application."""
-    found = re.search(r"^\s+exit_code: (\S+)$", done.output, re.M)
-    state = re.search(r"^\s+state: (\w+)$", done.output, re.M)
-    return {"exit_code": found[1].strip("'\"") if found else None, "state": state[1] if state else None}
-
-
-class Cluster(cluster_tests.Cluster):
-    """kubectl on the control plane's machine, in the namespace of the applications."""
-
-    def run(self, words: str, *arguments: str) -> Any:
-        return self.control.run(f"{KUBECTL} {words}", *arguments)
-
-    def names(self, kind: str, selector: str = "") -> list[str]:
-        found = self.get(f"{kind} --selector='{selector}'")["items"]
-        return [one["metadata"]["name"] for one in found]
-
-    def may(self, who: str, words: str) -> bool:
-        return str(self.run(f"auth can-i --as={who} {words}").stdout).strip() == "yes"
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +94,6 @@ def submit_only(name: str, **job: Any) -> None:
     job = {"name": name, "application": PI, "seconds": 30, **job}
     done = play("spark_submit.yml", spark_job=job)
     assert done.rc != 0 and f"{name} was given up: it has not ended within 30 seconds" in flat(done.output)
-
-
-def flat(text: str) -> str:
-    return " ".join(text.split())
 
 
 def test_a_job_that_fails_is_an_error_until_it_is_run_again(cluster: Cluster, gone: Callable[[str], str]) -> None:
