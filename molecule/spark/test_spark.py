@@ -64,8 +64,8 @@ def test_submitted_once_by_its_name(cluster: Cluster, gone: Callable[[str], str]
     again = submit(name, arguments=["6"]).succeeded()
     assert again.changed == 0 and cluster.get("pod pi-driver")["metadata"]["uid"] == driver["metadata"]["uid"]
     # What Spark leaves: the driver, as a record, and what belongs to it.
-    assert cluster.names("pods") == ["pi-driver"]
-    assert cluster.names("services", "spark-role=driver") == []
+    assert cluster.names("pods", "spark-role") == ["pi-driver"]
+    assert cluster.names("services") == ["spark-history"]
     assert cluster.names("configmaps", "spark-role=executor") == []
 
 
@@ -247,6 +247,34 @@ def test_what_kills_executors_is_refused() -> None:
     done = play("spark.yml", spark_conf={"spark.shuffle.service.enabled": "true"})
     assert done.rc != 0 and done.changed == 0
     assert "spark_conf['spark.shuffle.service.enabled'] is 'true': it needs to be left to the role" in flat(done.output)
+
+
+def test_the_history_server_shows_what_has_ended(control: Any, cluster: Cluster, gone: Callable[[str], str]) -> None:
+    name = gone("remembered")
+    submit(name, arguments=["2"]).succeeded()
+    identifier = cluster.get(f"pod {name}-driver")["metadata"]["labels"]["spark-app-selector"]
+    (pod,) = cluster.get("pods --selector=app.kubernetes.io/name=spark-history")["items"]
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    address = cluster.get("service spark-history")["spec"]["clusterIP"]
+    ask = f"env -i PATH=/usr/bin:/bin curl -sS --max-time 10 http://{address}:18080/api/v1/applications/{identifier}"
+    told = lambda: str(control.run(ask).stdout)  # noqa: E731
+    # It reads its directory every ten seconds.
+    wait_for(
+        lambda: '"completed" : true' in told(), lambda: told() + cluster.ask(f"logs {pod['metadata']['name']}"), 300
+    )
+    assert json.loads(told())["name"] == name
+    # Its driver is gone; its pages stay.
+    cluster.ask(f"delete pod {name}-driver")
+    assert json.loads(told())["id"] == identifier
+
+
+def test_the_history_server_comes_and_goes(cluster: Cluster) -> None:
+    done = play("spark.yml", spark_history_node_port=30180).succeeded()
+    assert done.changed == 1
+    assert cluster.get("service spark-history")["spec"]["ports"][0]["nodePort"] == 30180
+    play("spark.yml", spark_event_log_dir="").succeeded()
+    assert cluster.names("deployments") == [] and cluster.names("services") == []
+    assert play("spark.yml").succeeded().changed and cluster.names("deployments") == ["spark-history"]
 
 
 def test_no_login_in_logs_and_files(control: Any, cluster: Cluster) -> None:

@@ -12,7 +12,12 @@ import json
 import time
 import typing as t
 
-from ansible_collections.slipway.platform.plugins.module_utils import _host_state, _kubernetes, _spark_shuffle
+from ansible_collections.slipway.platform.plugins.module_utils import (
+    _host_state,
+    _kubernetes,
+    _spark_history,
+    _spark_shuffle,
+)
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
@@ -20,7 +25,7 @@ from ansible_collections.slipway.platform.plugins.module_utils._run import Runne
 PART = "slipway.platform/part"
 DRIVER, SUBMIT, PULL = "spark-driver", "spark-submit", "spark-pull"
 LOGIN = "spark-submit-login"
-KINDS = "serviceaccounts,secrets,roles,rolebindings,resourcequotas,limitranges"
+KINDS = "deployments,services,configmaps,serviceaccounts,secrets,roles,rolebindings,resourcequotas,limitranges"
 LOGIN_SECONDS, SERVICE_SECONDS = 60.0, 600.0
 # What the role decides: with another value executors die, or an application leaves the place that was made for it.
 OWNED = (
@@ -56,6 +61,7 @@ class Settings:
     quota: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
     limits: tuple[t.Mapping[str, t.Any], ...] = ()
     shuffle: _spark_shuffle.Settings | None = None
+    history: _spark_history.Settings | None = None
 
 
 def _ours(item: Object) -> Object:
@@ -125,6 +131,8 @@ def objects(settings: Settings) -> list[Object]:
     if settings.limits:
         limits = [dict(limit) for limit in settings.limits]
         wanted.append(_kubernetes.resource("LimitRange", "v1", "spark", space, spec={"limits": limits}))
+    if settings.history:
+        wanted.extend(_spark_history.objects(settings.history, space))
     if settings.shuffle:
         wanted.extend(_spark_shuffle.accounts(space, SUBMIT))
         wanted.extend(_spark_shuffle.service(settings.shuffle, space))
@@ -181,6 +189,8 @@ class SparkCluster:
             self._prune(settings.namespace, _names(wanted, settings.namespace))
             self.outcome.told = self._login(settings.namespace)
         self._settle_service(settings)
+        if settings.history and not self.check:
+            self._wait_history(settings.namespace)
         return self.outcome
 
     def absent(self, name: str) -> Outcome:
@@ -270,6 +280,18 @@ class SparkCluster:
                 return
             if time.monotonic() >= deadline:
                 raise HostError(f"{late} (after {SERVICE_SECONDS:g} seconds)")
+            self.pause(1)
+
+    def _wait_history(self, space: str) -> None:
+        """Wait until the history server has read its directory and answers."""
+        deadline = time.monotonic() + SERVICE_SECONDS
+        name, where = _spark_history.NAME, f"--namespace={space}"
+        while not _spark_history.ready(self.api.get("deployment", name, where)):
+            if time.monotonic() >= deadline:
+                said = self.api.run("logs", where, f"deployment/{name}", "--tail=40").output
+                raise HostError(
+                    f"the history server does not answer after {SERVICE_SECONDS:g} seconds: {_kubernetes.told(said)}"
+                )
             self.pause(1)
 
     # --- Objects ------------------------------------------------------------------------------------------------

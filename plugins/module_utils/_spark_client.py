@@ -57,6 +57,7 @@ class Settings:
     shuffle_user: int = 185
     pull_secret: bool = False
     upload_dir: str = ""
+    event_log_dir: str = ""
     node_selector: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     tolerations: tuple[t.Mapping[str, t.Any], ...] = ()
     hadoop: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -89,6 +90,8 @@ def properties(settings: Settings) -> dict[str, str]:
         found[f"{kubernetes}.container.image.pullSecrets"] = _spark.PULL
     if settings.upload_dir:
         found[f"{kubernetes}.file.upload.path"] = settings.upload_dir
+    if settings.event_log_dir:
+        found |= {"spark.eventLog.enabled": "true", "spark.eventLog.dir": settings.event_log_dir}
     return {**found, **_shuffle(settings), **settings.conf}
 
 

@@ -82,6 +82,10 @@ options:
     description: Address of a directory in HDFS for files of this machine that an application needs; empty for none.
     type: str
     default: ""
+  event_log_dir:
+    description: Address of a directory for applications' event logs; empty for none.
+    type: str
+    default: ""
   node_selector:
     description: Labels of nodes on which pods may run.
     type: dict
@@ -157,6 +161,7 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     "pull_secret": {"type": "bool", "default": False, "no_log": False},
     "hadoop": {"type": "dict", "default": {}},
     "upload_dir": {"type": "str", "default": ""},
+    "event_log_dir": {"type": "str", "default": ""},
     "node_selector": {"type": "dict", "default": {}},
     "tolerations": {"type": "list", "elements": "dict", "default": []},
     "conf": {"type": "dict", "default": {}},
@@ -164,7 +169,7 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
 }
 PLAIN = (
     "namespace endpoint driver_image executor_image home java shuffle shuffle_dir shuffle_port shuffle_user executors "
-    "pull_secret upload_dir hadoop"
+    "pull_secret upload_dir event_log_dir hadoop"
 )
 
 

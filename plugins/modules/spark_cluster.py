@@ -97,6 +97,43 @@ options:
         type: list
         elements: dict
         default: []
+  history:
+    description: The history server, which shows applications after their end. Without it, one that is there goes.
+    type: dict
+    suboptions:
+      image:
+        description: Image with Spark.
+        type: str
+        required: true
+      directory:
+        description: Address of the directory of event logs. It has to be there.
+        type: str
+        required: true
+      memory:
+        description: Heap of the server, as Java writes it.
+        type: str
+        default: 1g
+      days:
+        description: How long event logs are kept.
+        type: int
+        default: 30
+      node_port:
+        description: Port on every node of the cluster; V(0) for an address within the cluster only.
+        type: int
+        default: 0
+      hadoop:
+        description: Hadoop's client configuration, from the name of a file to its text.
+        type: dict
+        default: {}
+      node_selector:
+        description: Labels of the nodes on which it may run.
+        type: dict
+        default: {}
+      tolerations:
+        description: Its tolerations.
+        type: list
+        elements: dict
+        default: []
 attributes:
   check_mode:
     description: Asks, and changes nothing.
@@ -139,7 +176,7 @@ actions:
 
 import typing as t
 
-from ansible_collections.slipway.platform.plugins.module_utils import _spark, _spark_shuffle
+from ansible_collections.slipway.platform.plugins.module_utils import _spark, _spark_history, _spark_shuffle
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._module import Module
 
@@ -159,6 +196,16 @@ SHUFFLE_SPEC: dict[str, t.Any] = {
     "node_selector": {"type": "dict", "default": {}},
     "tolerations": {"type": "list", "elements": "dict", "default": []},
 }
+HISTORY_SPEC: dict[str, t.Any] = {
+    "image": {"type": "str", "required": True},
+    "directory": {"type": "str", "required": True},
+    "memory": {"type": "str", "default": "1g"},
+    "days": {"type": "int", "default": 30},
+    "node_port": {"type": "int", "default": 0},
+    "hadoop": {"type": "dict", "default": {}},
+    "node_selector": {"type": "dict", "default": {}},
+    "tolerations": {"type": "list", "elements": "dict", "default": []},
+}
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "state": {"type": "str", "choices": ["present", "absent", "swept"], "default": "present"},
     "namespace": {"type": "str", "required": True},
@@ -166,6 +213,7 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     "quota": {"type": "dict", "default": {}},
     "limits": {"type": "list", "elements": "dict", "default": []},
     "shuffle": {"type": "dict", "options": SHUFFLE_SPEC},
+    "history": {"type": "dict", "options": HISTORY_SPEC},
 }
 
 
@@ -185,6 +233,7 @@ def main() -> None:
                 quota={name: str(value) for name, value in params["quota"].items()},
                 limits=tuple(params["limits"]),
                 shuffle=_shuffle(params),
+                history=_history(params),
             )
             outcome = cluster.present(settings)
     except HostError as exc:
@@ -193,17 +242,27 @@ def main() -> None:
     module.exit_json(changed=outcome.changed, diff=outcome.diffs, **told)
 
 
+SHUFFLE_PLAIN = "image janitor directory port user memory janitor_seconds"
+HISTORY_PLAIN = "image directory memory days node_port hadoop"
+
+
 def _shuffle(params: t.Mapping[str, t.Any]) -> _spark_shuffle.Settings | None:
     found = params["shuffle"]
-    if not found:
-        return None
-    plain = "image janitor directory port user memory janitor_seconds"
-    return _spark_shuffle.Settings(
+    return _spark_shuffle.Settings(**_common(params, found, SHUFFLE_PLAIN)) if found else None
+
+
+def _history(params: t.Mapping[str, t.Any]) -> _spark_history.Settings | None:
+    found = params["history"]
+    return _spark_history.Settings(**_common(params, found, HISTORY_PLAIN)) if found else None
+
+
+def _common(params: t.Mapping[str, t.Any], found: t.Mapping[str, t.Any], plain: str) -> dict[str, t.Any]:
+    return {
         **{name: found[name] for name in plain.split()},
-        pull_secret=_spark.PULL if params["registry"] else "",
-        node_selector={name: str(value) for name, value in found["node_selector"].items()},
-        tolerations=tuple(found["tolerations"]),
-    )
+        "pull_secret": _spark.PULL if params["registry"] else "",
+        "node_selector": {name: str(value) for name, value in found["node_selector"].items()},
+        "tolerations": tuple(found["tolerations"]),
+    }
 
 
 if __name__ == "__main__":

@@ -82,6 +82,23 @@ def spark_conf(value: t.Any) -> Verdict:
     return problems
 
 
+def spark_event_log_dir(value: t.Any) -> Verdict:
+    """Accept an address of a directory in HDFS whose name Java takes without quotes, or nothing."""
+    if not value or re.fullmatch(r"hdfs://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._-]+)+", str(value)):
+        return None
+    return "the address of a directory in HDFS, such as hdfs://namenode.example.com:8020/spark-logs"
+
+
+def spark_days(value: t.Any) -> Verdict:
+    """Accept a number of days."""
+    return None if int(value) > 0 else "a number of days from 1"
+
+
+def spark_node_port(value: t.Any) -> Verdict:
+    """Accept a port that Kubernetes gives out on nodes, or none."""
+    return None if int(value) == 0 or 30000 <= int(value) <= 32767 else "a port from 30000 to 32767, or 0 for none"
+
+
 def spark_shuffle_dir(value: t.Any) -> Verdict:
     """Accept a directory that can be Spark's own."""
     if DIRECTORY.match(str(value)):
@@ -94,7 +111,7 @@ def spark_shuffle_user(value: t.Any) -> Verdict:
     return None if 0 < int(value) < 2**31 else "the number of a user that is not root"
 
 
-def spark_shuffle_memory(value: t.Any) -> Verdict:
+def spark_heap(value: t.Any) -> Verdict:
     """Accept a heap as Java writes it."""
     return None if HEAP.match(str(value)) else "a number of megabytes or gigabytes, such as 512m or 2g"
 
@@ -125,6 +142,10 @@ RULES: dict[str, Rule] = {
     "spark_conf": spark_conf,
     "spark_executors": spark_executors,
     "spark_external": spark_external,
+    "spark_days": spark_days,
+    "spark_event_log_dir": spark_event_log_dir,
+    "spark_heap": spark_heap,
+    "spark_node_port": spark_node_port,
     "spark_hadoop_files": spark_hadoop_files,
     "spark_image": spark_image,
     "spark_machine": spark_machine,
@@ -132,7 +153,6 @@ RULES: dict[str, Rule] = {
     "spark_registry": spark_registry,
     "spark_shuffle_dir": spark_shuffle_dir,
     "spark_shuffle_janitor_seconds": spark_shuffle_janitor_seconds,
-    "spark_shuffle_memory": spark_shuffle_memory,
     "spark_shuffle_user": spark_shuffle_user,
     "spark_upload_dir": spark_upload_dir,
 }

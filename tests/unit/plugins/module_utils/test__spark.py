@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.slipway.platform.plugins.module_utils import _kubernetes, _spark, _spark_shuffle
+from ansible_collections.slipway.platform.plugins.module_utils import (
+    _kubernetes,
+    _spark,
+    _spark_history,
+    _spark_shuffle,
+)
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Result
 
@@ -30,6 +35,7 @@ class Cluster:
         self.login: list[dict[str, str]] = [LOGIN]
         self.drivers: list[dict[str, Any]] = []
         self.late = 0
+        self.answers = True
 
     def __call__(self, argv: Sequence[str], *, timeout: float = 60, stdin: str | None = None) -> Result:
         del timeout
@@ -48,6 +54,11 @@ class Cluster:
         if words[1] == "pods":
             return Result(0, json.dumps({"items": self.pods(words)}), "")
         item = self.found.get(f"{words[1]}/{words[2]}")
+        if words[0] == "logs":
+            return Result(0, "Error: no directory", "")
+        if item and words[1] == "deployment":
+            ready = {"updatedReplicas": 1, "readyReplicas": int(self.answers)}
+            item = {**item, "status": ready}
         if item and words[2] == _spark.LOGIN:
             item = {**item, "data": self.login.pop(0) if len(self.login) > 1 else self.login[0]}
         return Result(0, json.dumps(item) if item else "", "")
@@ -222,3 +233,16 @@ def test_removal_with_a_service(cluster: Cluster) -> None:
     assert not {"namespace/jobs", POLICY, "daemonset/spark-shuffle"} & {*cluster.found}
     cluster.at().swept("jobs")
     assert not cluster.at().absent("jobs").leaving
+
+
+def test_a_history_server_comes_and_goes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = _spark_history.Settings(image="d:1", directory="hdfs://nn/logs")
+    cluster.at().present(settings(history=history))
+    assert {"deployment/spark-history", "service/spark-history", "configmap/spark-history"} <= {*cluster.found}
+    assert not cluster.at().present(settings(history=history)).changed
+    cluster.answers = False
+    monkeypatch.setattr(_spark, "SERVICE_SECONDS", 0.0)
+    with pytest.raises(HostError, match="does not answer after 0 seconds: Error: no directory"):
+        cluster.at().present(settings(history=history))
+    cluster.at().present(settings())
+    assert not [name for name in cluster.found if "history" in name]

@@ -47,6 +47,12 @@ def test_where_pulls_need_a_secret_and_files_are_uploaded() -> None:
     assert found["spark.kubernetes.file.upload.path"] == "hdfs://nn:8020/up"
 
 
+def test_event_logs() -> None:
+    found = _spark_client.properties(settings(event_log_dir="hdfs://nn:8020/logs"))
+    assert (found["spark.eventLog.enabled"], found["spark.eventLog.dir"]) == ("true", "hdfs://nn:8020/logs")
+    assert not [name for name in _spark_client.properties(settings()) if "eventLog" in name]
+
+
 @pytest.mark.parametrize(
     ("shuffle", "dynamic", "other"),
     [

@@ -14,6 +14,7 @@ from ansible_collections.slipway.platform.plugins.module_utils import (
     _spark,
     _spark_application,
     _spark_client,
+    _spark_history,
     _spark_node,
     _spark_shuffle,
 )
@@ -87,6 +88,10 @@ def test_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     assert Stand.asked[2].shuffle == _spark_shuffle.Settings(
         image="e:1", janitor="print()", directory="/data/s", pull_secret="spark-pull", node_selector={"n": "1"}
     )
+    wanted_history = _spark_history.Settings(image="d:1", directory="hdfs://nn/logs", node_port=30080)
+    history = {"image": "d:1", "directory": "hdfs://nn/logs", "node_port": 30080}
+    run(spark_cluster, capsys, namespace="jobs", history=history)
+    assert (Stand.asked[2].history, Stand.asked[2].shuffle) == (wanted_history, None)
     Stand.error = "no"
     assert run(spark_cluster, capsys, namespace="jobs")["msg"] == "no"
 
