@@ -252,7 +252,14 @@ def policy(applications: str, label: tuple[str, str], directory: str) -> list[Ob
     }
     name, kind = policy_name(applications), "admissionregistration.k8s.io/v1"
     selector = {"matchLabels": {"kubernetes.io/metadata.name": applications, label[0]: label[1]}}
-    pods = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE", "UPDATE"]}
+    # With the scope that the API server would put there: kubectl takes a list without it for another one.
+    pods = {
+        "apiGroups": [""],
+        "apiVersions": ["v1"],
+        "resources": ["pods"],
+        "operations": ["CREATE", "UPDATE"],
+        "scope": "*",
+    }
     spec = {
         "failurePolicy": "Fail",
         "matchConstraints": {"resourceRules": [pods], "namespaceSelector": selector},
