@@ -262,15 +262,14 @@ def test_the_history_server_shows_what_has_ended(control: Any, cluster: Cluster,
     wait_for(
         lambda: '"completed" : true' in told(), lambda: told() + cluster.ask(f"logs {pod['metadata']['name']}"), 300
     )
-    assert json.loads(told())["name"] == name
+    assert json.loads(told())["name"] == "PythonPi"
     # Its driver is gone; its pages stay.
     cluster.ask(f"delete pod {name}-driver")
     assert json.loads(told())["id"] == identifier
 
 
 def test_the_history_server_comes_and_goes(cluster: Cluster) -> None:
-    done = play("spark.yml", spark_history_node_port=30180).succeeded()
-    assert done.changed == 1
+    assert play("spark.yml", spark_history_node_port=30180).succeeded().changed
     assert cluster.get("service spark-history")["spec"]["ports"][0]["nodePort"] == 30180
     play("spark.yml", spark_event_log_dir="").succeeded()
     assert cluster.names("deployments") == [] and cluster.names("services") == []
