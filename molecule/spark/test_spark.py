@@ -16,49 +16,16 @@ from typing import Any
 
 import pytest
 
-from tests.testinfra import cluster as cluster_tests
 from tests.testinfra.cluster import wait_for
-from tests.testinfra.play import REPOSITORY, Play, run_play
+from tests.testinfra.play import REPOSITORY, run_play
 from tests.testinfra.secrets import Secret, leaks_in, leaks_on
+from tests.testinfra.spark import KUBECTL, PI, Cluster, flat, play, result, submit
 
 HERE = Path(__file__).resolve().parent
 CONTROL = "spark-control"
 REGISTRY = "spark-control.corp.lab:6001/"
-KUBECTL = f"{cluster_tests.KUBECTL} --namespace=spark"
-PI = "local:///opt/spark/examples/src/main/python/pi.py"
 DRIVER = "system:serviceaccount:spark:spark-driver"
 SUBMIT = "system:serviceaccount:spark:spark-submit"
-
-
-def play(name: str, *arguments: str, **variables: Any) -> Play:
-    """Run one of the site's playbooks."""
-    return run_play(REPOSITORY / "playbooks" / name, variables, arguments=["-vvv", "--diff", *arguments])
-
-
-def submit(name: str, *arguments: str, application: str = PI, **job: Any) -> Play:
-    """Run an application by its name."""
-    return play("spark_submit.yml", *arguments, spark_job={"name": name, "application": application, **job})
-
-
-def result(done: Play) -> dict[str, Any]:
-    """Return what the module told of an application."""
-    found = re.search(r"^\s+exit_code: (\S+)$", done.output, re.M)
-    state = re.search(r"^\s+state: (\w+)$", done.output, re.M)
-    return {"exit_code": found[1].strip("'\"") if found else None, "state": state[1] if state else None}
-
-
-class Cluster(cluster_tests.Cluster):
-    """kubectl on the control plane's machine, in the namespace of the applications."""
-
-    def run(self, words: str, *arguments: str) -> Any:
-        return self.control.run(f"{KUBECTL} {words}", *arguments)
-
-    def names(self, kind: str, selector: str = "") -> list[str]:
-        found = self.get(f"{kind} --selector='{selector}'")["items"]
-        return [one["metadata"]["name"] for one in found]
-
-    def may(self, who: str, words: str) -> bool:
-        return str(self.run(f"auth can-i --as={who} {words}").stdout).strip() == "yes"
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +64,8 @@ def test_submitted_once_by_its_name(cluster: Cluster, gone: Callable[[str], str]
     again = submit(name, arguments=["6"]).succeeded()
     assert again.changed == 0 and cluster.get("pod pi-driver")["metadata"]["uid"] == driver["metadata"]["uid"]
     # What Spark leaves: the driver, as a record, and what belongs to it.
-    assert cluster.names("pods") == ["pi-driver"]
-    assert cluster.names("services", "spark-role=driver") == []
+    assert cluster.names("pods", "spark-role") == ["pi-driver"]
+    assert cluster.names("services") == ["spark-history"]
     assert cluster.names("configmaps", "spark-role=executor") == []
 
 
@@ -127,10 +94,6 @@ def submit_only(name: str, **job: Any) -> None:
     job = {"name": name, "application": PI, "seconds": 30, **job}
     done = play("spark_submit.yml", spark_job=job)
     assert done.rc != 0 and f"{name} was given up: it has not ended within 30 seconds" in flat(done.output)
-
-
-def flat(text: str) -> str:
-    return " ".join(text.split())
 
 
 def test_a_job_that_fails_is_an_error_until_it_is_run_again(cluster: Cluster, gone: Callable[[str], str]) -> None:
@@ -284,6 +247,33 @@ def test_what_kills_executors_is_refused() -> None:
     done = play("spark.yml", spark_conf={"spark.shuffle.service.enabled": "true"})
     assert done.rc != 0 and done.changed == 0
     assert "spark_conf['spark.shuffle.service.enabled'] is 'true': it needs to be left to the role" in flat(done.output)
+
+
+def test_the_history_server_shows_what_has_ended(control: Any, cluster: Cluster, gone: Callable[[str], str]) -> None:
+    name = gone("remembered")
+    submit(name, arguments=["2"]).succeeded()
+    identifier = cluster.get(f"pod {name}-driver")["metadata"]["labels"]["spark-app-selector"]
+    (pod,) = cluster.get("pods --selector=app.kubernetes.io/name=spark-history")["items"]
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    address = cluster.get("service spark-history")["spec"]["clusterIP"]
+    ask = f"env -i PATH=/usr/bin:/bin curl -sS --max-time 10 http://{address}:18080/api/v1/applications/{identifier}"
+    told = lambda: str(control.run(ask).stdout)  # noqa: E731
+    # It reads its directory every ten seconds.
+    wait_for(
+        lambda: '"completed" : true' in told(), lambda: told() + cluster.ask(f"logs {pod['metadata']['name']}"), 300
+    )
+    assert json.loads(told())["name"] == "PythonPi"
+    # Its driver is gone; its pages stay.
+    cluster.ask(f"delete pod {name}-driver")
+    assert json.loads(told())["id"] == identifier
+
+
+def test_the_history_server_comes_and_goes(cluster: Cluster) -> None:
+    assert play("spark.yml", spark_history_node_port=30180).succeeded().changed
+    assert cluster.get("service spark-history")["spec"]["ports"][0]["nodePort"] == 30180
+    play("spark.yml", spark_event_log_dir="").succeeded()
+    assert cluster.names("deployments") == [] and cluster.names("services") == []
+    assert play("spark.yml").succeeded().changed and cluster.names("deployments") == ["spark-history"]
 
 
 def test_no_login_in_logs_and_files(control: Any, cluster: Cluster) -> None:

@@ -21,7 +21,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from ansible_collections.slipway.platform.plugins.module_utils import _spark, _spark_client
+from ansible_collections.slipway.platform.plugins.module_utils import _spark, _spark_client, _spark_shuffle
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
@@ -154,10 +154,11 @@ class Api:
         context = ssl.create_default_context(cadata=authority)
         handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
         self._opener = urllib.request.build_opener(*handlers)
+        self._base = f"/api/v1/namespaces/{self.namespace}"
 
     def ask(self, path: str, *, method: str = "GET") -> str | None:
-        """Return the body of an answer in the namespace; None where there is nothing of that name."""
-        address = f"{self.server}/api/v1/namespaces/{self.namespace}/{path}"
+        """Return the body of an answer in the namespace, or at a path from the root; None where nothing is there."""
+        address = f"{self.server}{path}" if path.startswith("/") else f"{self.server}{self._base}/{path}"
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json, */*"}
         request = urllib.request.Request(address, method=method, headers=headers)
         try:
@@ -259,15 +260,35 @@ class Application:
             )
         if not _due(found, digest, rerun):
             return Outcome(False, found)
-        refused = sorted({*spec.conf} & {*_spark.OWNED})
+        site = self._site()
+        external = site.get("spark.shuffle.service.enabled") == "true"
+        refused = sorted({*spec.conf} & {*_spark.OWNED, *(_spark.OWNED_EXTERNAL if external else ())})
         if refused:
             raise HostError(f"conf has {', '.join(refused)}: that needs to be left to the role spark, which decides it")
+        if external:
+            self._judge_service()
         if self.check:
             return Outcome(True, found)
         if found.state != "absent":
             self._delete()
-        self._submit(spec, digest)
+        self._submit(spec, digest, site)
         return Outcome(True, self.look())
+
+    def _site(self) -> dict[str, str]:
+        with open(self.properties, encoding="utf-8") as handle:
+            return _spark_client.read_properties(handle.read())
+
+    def _judge_service(self) -> None:
+        """Raise HostError where an executor would find no shuffle service on a node: it would die of it."""
+        space = _spark_shuffle.space(self.api.namespace)
+        daemonset = self.api.ask(f"/apis/apps/v1/namespaces/{space}/daemonsets/{_spark_shuffle.NAME}")
+        selector = "%2C".join(f"{key}%3D{value}" for key, value in _spark_shuffle.SERVICE.items())
+        pods = self.api.ask(f"/api/v1/namespaces/{space}/pods?labelSelector={selector}")
+        late = _spark_shuffle.late(
+            json.loads(daemonset) if daemonset else None, json.loads(pods or "{}").get("items", [])
+        )
+        if late:
+            raise HostError(f"nothing was submitted, because executors need the shuffle service on their node: {late}")
 
     def absent(self) -> Outcome:
         """Kill it, and take away what is left of it."""
@@ -285,10 +306,8 @@ class Application:
                 raise HostError(f"the pod {self.pod} is not gone after {GONE_SECONDS:g} seconds")
             self.pause(1)
 
-    def _submit(self, spec: Spec, digest: str) -> None:
+    def _submit(self, spec: Spec, digest: str, site: t.Mapping[str, str]) -> None:
         """Submit it by a file of properties: what is in there appears in no list of processes."""
-        with open(self.properties, encoding="utf-8") as handle:
-            site = _spark_client.read_properties(handle.read())
         kubernetes = "spark.kubernetes.driver"
         # The pod's name is the application's: of two that submit at once, one gets it.
         own = {

@@ -17,7 +17,13 @@ import shutil
 import tempfile
 import typing as t
 
-from ansible_collections.slipway.platform.plugins.module_utils import _files, _host_state, _packages, _spark
+from ansible_collections.slipway.platform.plugins.module_utils import (
+    _files,
+    _host_state,
+    _packages,
+    _spark,
+    _spark_shuffle,
+)
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
@@ -46,8 +52,12 @@ class Settings:
     java: str
     shuffle: str = "tracking"
     executors: int = 2
+    shuffle_dir: str = "/var/lib/spark-shuffle"
+    shuffle_port: int = 7337
+    shuffle_user: int = 185
     pull_secret: bool = False
     upload_dir: str = ""
+    event_log_dir: str = ""
     node_selector: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     tolerations: tuple[t.Mapping[str, t.Any], ...] = ()
     hadoop: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -80,6 +90,8 @@ def properties(settings: Settings) -> dict[str, str]:
         found[f"{kubernetes}.container.image.pullSecrets"] = _spark.PULL
     if settings.upload_dir:
         found[f"{kubernetes}.file.upload.path"] = settings.upload_dir
+    if settings.event_log_dir:
+        found |= {"spark.eventLog.enabled": "true", "spark.eventLog.dir": settings.event_log_dir}
     return {**found, **_shuffle(settings), **settings.conf}
 
 
@@ -87,6 +99,22 @@ def _shuffle(settings: Settings) -> dict[str, str]:
     number = str(settings.executors)
     if settings.shuffle == "none":
         return {"spark.dynamicAllocation.enabled": "false", "spark.executor.instances": number}
+    if settings.shuffle == "external":
+        return {
+            "spark.dynamicAllocation.enabled": "true",
+            "spark.dynamicAllocation.maxExecutors": number,
+            "spark.dynamicAllocation.shuffleTracking.enabled": "false",
+            "spark.shuffle.service.enabled": "true",
+            "spark.shuffle.service.port": str(settings.shuffle_port),
+            # Executors share their node's ports; the driver's is the one of its service in the cluster.
+            "spark.blockManager.port": "0",
+            "spark.driver.blockManager.port": "7079",
+            # A service that is started again is back within these minutes: nobody dies of it, nothing is made anew.
+            "spark.shuffle.registration.maxAttempts": "24",
+            "spark.shuffle.io.maxRetries": "12",
+            # What a node has lost is made again at once, and not one executor's part after the other.
+            "spark.files.fetchFailure.unRegisterOutputOnHost": "true",
+        }
     return {
         "spark.dynamicAllocation.enabled": "true",
         "spark.dynamicAllocation.maxExecutors": number,
@@ -110,12 +138,35 @@ def template(settings: Settings, role: str) -> dict[str, t.Any]:
         # An executor never asks the API server.
         spec["automountServiceAccountToken"] = False
         spec["affinity"] = {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [_APART]}}
+        if settings.shuffle == "external":
+            _beside_service(spec, container, settings)
     if settings.node_selector:
         spec["nodeSelector"] = dict(settings.node_selector)
     if settings.tolerations:
         spec["tolerations"] = [dict(toleration) for toleration in settings.tolerations]
     spec.setdefault("affinity", {})["nodeAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": [_NO_GPU]}
     return {"apiVersion": "v1", "kind": "Pod", "spec": spec}
+
+
+def _beside_service(spec: dict[str, t.Any], container: dict[str, t.Any], settings: Settings) -> None:
+    """Put executors where a shuffle service is, with its user, its network and its directory, by the same path."""
+    directory, name = settings.shuffle_dir, "spark-local-dir-1"
+    affinity = {
+        "labelSelector": {"matchLabels": dict(_spark_shuffle.SERVICE)},
+        "namespaces": [_spark_shuffle.space(settings.namespace)],
+        "topologyKey": "kubernetes.io/hostname",
+    }
+    spec["affinity"]["podAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [affinity]}
+    spec["hostNetwork"], spec["dnsPolicy"] = True, "ClusterFirstWithHostNet"
+    spec["securityContext"]["runAsUser"] = settings.shuffle_user
+    spec["volumes"] = [{"name": name, "hostPath": {"path": directory, "type": "Directory"}}]
+    container["volumeMounts"] = [{"name": name, "mountPath": directory}]
+    # Spark prefers it to SPARK_LOCAL_DIRS: the janitor knows by the directory's name which application it belongs to.
+    selector = {"fieldPath": f"metadata.labels['{_spark_shuffle.LABEL}']"}
+    container["env"] = [
+        {"name": "SLIPWAY_APPLICATION", "valueFrom": {"fieldRef": selector}},
+        {"name": "SPARK_EXECUTOR_DIRS", "value": f"{directory}/$(SLIPWAY_APPLICATION)"},
+    ]
 
 
 # Executors spread over nodes: a node that dies takes fewer of them along.

@@ -52,8 +52,20 @@ options:
   shuffle:
     description: What happens to shuffle data when executors go.
     type: str
-    choices: [tracking, none]
+    choices: [tracking, external, none]
     default: tracking
+  shuffle_dir:
+    description: With O(shuffle=external), the nodes' directory for shuffle data.
+    type: path
+    default: /var/lib/spark-shuffle
+  shuffle_port:
+    description: With O(shuffle=external), the shuffle service's port.
+    type: int
+    default: 7337
+  shuffle_user:
+    description: With O(shuffle=external), number of the user whom executors run as.
+    type: int
+    default: 185
   executors:
     description: How many executors an application has, or has at most.
     type: int
@@ -68,6 +80,10 @@ options:
     default: {}
   upload_dir:
     description: Address of a directory in HDFS for files of this machine that an application needs; empty for none.
+    type: str
+    default: ""
+  event_log_dir:
+    description: Address of a directory for applications' event logs; empty for none.
     type: str
     default: ""
   node_selector:
@@ -137,17 +153,24 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     "executor_image": {"type": "str"},
     "home": {"type": "path", "required": True},
     "java": {"type": "str", "default": "default-jre-headless"},
-    "shuffle": {"type": "str", "choices": ["tracking", "none"], "default": "tracking"},
+    "shuffle": {"type": "str", "choices": ["tracking", "external", "none"], "default": "tracking"},
+    "shuffle_dir": {"type": "path", "default": "/var/lib/spark-shuffle"},
+    "shuffle_port": {"type": "int", "default": 7337},
+    "shuffle_user": {"type": "int", "default": 185},
     "executors": {"type": "int", "default": 2},
     "pull_secret": {"type": "bool", "default": False, "no_log": False},
     "hadoop": {"type": "dict", "default": {}},
     "upload_dir": {"type": "str", "default": ""},
+    "event_log_dir": {"type": "str", "default": ""},
     "node_selector": {"type": "dict", "default": {}},
     "tolerations": {"type": "list", "elements": "dict", "default": []},
     "conf": {"type": "dict", "default": {}},
     "users": {"type": "list", "elements": "str", "default": []},
 }
-PLAIN = "namespace endpoint driver_image executor_image home java shuffle executors pull_secret upload_dir hadoop"
+PLAIN = (
+    "namespace endpoint driver_image executor_image home java shuffle shuffle_dir shuffle_port shuffle_user executors "
+    "pull_secret upload_dir event_log_dir hadoop"
+)
 
 
 def main() -> None:

@@ -10,8 +10,11 @@ from ansible_collections.slipway.platform.plugins.module_utils import _spark
 from ansible_collections.slipway.platform.plugins.plugin_utils._rules import Problem, Rule, Verdict, shown
 from ansible_collections.slipway.platform.plugins.plugin_utils._rules_containerd import IMAGE
 
-# RFC 1123's label; the names of Kubernetes' own namespaces begin with kube-.
-LABEL = re.compile(r"(?!kube-)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
+# RFC 1123's label, with room for -shuffle; the names of Kubernetes' own namespaces begin with kube-.
+LABEL = re.compile(r"(?!kube-)[a-z0-9]([-a-z0-9]{0,53}[a-z0-9])?\Z")
+# What stands in Java's options and in Spark's properties without quotes; a directory directly below / is the system's.
+DIRECTORY = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9._-]*){2,}\Z")
+HEAP = re.compile(r"[1-9][0-9]*[mg]\Z")
 PROPERTY = re.compile(r"spark\.[^\s=:#!]+\Z")
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
@@ -79,13 +82,77 @@ def spark_conf(value: t.Any) -> Verdict:
     return problems
 
 
+def spark_event_log_dir(value: t.Any) -> Verdict:
+    """Accept an address of a directory in HDFS whose name Java takes without quotes, or nothing."""
+    if not value or re.fullmatch(r"hdfs://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._-]+)+", str(value)):
+        return None
+    return "the address of a directory in HDFS, such as hdfs://namenode.example.com:8020/spark-logs"
+
+
+def spark_days(value: t.Any) -> Verdict:
+    """Accept a number of days."""
+    return None if int(value) > 0 else "a number of days from 1"
+
+
+def spark_node_port(value: t.Any) -> Verdict:
+    """Accept a port that Kubernetes gives out on nodes, or none."""
+    return None if int(value) == 0 or 30000 <= int(value) <= 32767 else "a port from 30000 to 32767, or 0 for none"
+
+
+def spark_shuffle_dir(value: t.Any) -> Verdict:
+    """Accept a directory that can be Spark's own."""
+    if DIRECTORY.match(str(value)):
+        return None
+    return "a directory below one of the root's, such as /var/lib/spark-shuffle, of letters, digits, dots and dashes"
+
+
+def spark_shuffle_user(value: t.Any) -> Verdict:
+    """Accept the number of a user other than root."""
+    return None if 0 < int(value) < 2**31 else "the number of a user that is not root"
+
+
+def spark_heap(value: t.Any) -> Verdict:
+    """Accept a heap as Java writes it."""
+    return None if HEAP.match(str(value)) else "a number of megabytes or gigabytes, such as 512m or 2g"
+
+
+def spark_shuffle_janitor_seconds(value: t.Any) -> Verdict:
+    """Accept a number of seconds."""
+    return None if int(value) > 0 else "a number of seconds from 1"
+
+
+def spark_external(parts: t.Mapping[str, t.Any]) -> Verdict:
+    """Accept the mode external with nodes to run on, and without properties that break it."""
+    if parts.get("shuffle") != "external":
+        return None
+    problems = []
+    if not parts.get("nodes"):
+        problems.append(Problem("the machines that may run executors, for spark_shuffle: external", ".nodes", "empty"))
+    for name in parts.get("conf") or {}:
+        if name in _spark.OWNED_EXTERNAL:
+            needs = "to leave that to the role, for spark_shuffle: external"
+            problems.append(Problem(needs, ".conf", f"given {name}"))
+        elif str(name).startswith("spark.kubernetes.executor.volumes.") and ".spark-local-dir-" in str(name):
+            needs = "no directories for executors beside spark_shuffle_dir, for spark_shuffle: external"
+            problems.append(Problem(needs, ".conf", f"given {name}"))
+    return problems
+
+
 RULES: dict[str, Rule] = {
     "spark_conf": spark_conf,
     "spark_executors": spark_executors,
+    "spark_external": spark_external,
+    "spark_days": spark_days,
+    "spark_event_log_dir": spark_event_log_dir,
+    "spark_heap": spark_heap,
+    "spark_node_port": spark_node_port,
     "spark_hadoop_files": spark_hadoop_files,
     "spark_image": spark_image,
     "spark_machine": spark_machine,
     "spark_namespace": spark_namespace,
     "spark_registry": spark_registry,
+    "spark_shuffle_dir": spark_shuffle_dir,
+    "spark_shuffle_janitor_seconds": spark_shuffle_janitor_seconds,
+    "spark_shuffle_user": spark_shuffle_user,
     "spark_upload_dir": spark_upload_dir,
 }

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.slipway.platform.plugins.module_utils import _kubernetes, _spark
+from ansible_collections.slipway.platform.plugins.module_utils import (
+    _kubernetes,
+    _spark,
+    _spark_history,
+    _spark_shuffle,
+)
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Result
 
@@ -28,6 +33,9 @@ class Cluster:
         self.found: dict[str, dict[str, Any]] = {}
         self.calls: list[str] = []
         self.login: list[dict[str, str]] = [LOGIN]
+        self.drivers: list[dict[str, Any]] = []
+        self.late = 0
+        self.answers = True
 
     def __call__(self, argv: Sequence[str], *, timeout: float = 60, stdin: str | None = None) -> Result:
         del timeout
@@ -41,17 +49,40 @@ class Cluster:
         if words[1] == _spark.KINDS:
             kinds = {kind.removesuffix("s") for kind in _spark.KINDS.split(",")}
             items = [item for name, item in self.found.items() if name.split("/")[0] in kinds]
+            items = [item for item in items if f"--namespace={item['metadata']['namespace']}" in words]
             return Result(0, json.dumps({"items": items}), "")
+        if words[1] == "pods":
+            return Result(0, json.dumps({"items": self.pods(words)}), "")
         item = self.found.get(f"{words[1]}/{words[2]}")
+        if words[0] == "logs":
+            return Result(0, "Error: no directory", "")
+        if item and words[1] == "deployment":
+            ready = {"updatedReplicas": 1, "readyReplicas": int(self.answers)}
+            item = {**item, "status": ready}
         if item and words[2] == _spark.LOGIN:
             item = {**item, "data": self.login.pop(0) if len(self.login) > 1 else self.login[0]}
         return Result(0, json.dumps(item) if item else "", "")
+
+    def pods(self, words: Sequence[str]) -> list[dict[str, Any]]:
+        """Return drivers, or the pod of the shuffle service, which takes a while."""
+        if "--namespace=jobs" in words:
+            return self.drivers
+        self.late -= 1
+        made = self.found["daemonset/spark-shuffle"]
+        made["status"] = {"desiredNumberScheduled": 1}
+        annotations = made["spec"]["template"]["metadata"]["annotations"]
+        statuses = [{"ready": self.late < 0}]
+        return [{"metadata": {"annotations": annotations}, "status": {"containerStatuses": statuses}}]
 
     def _apply(self, items: list[dict[str, Any]], *, dry: bool) -> Result:
         said = []
         for item in items:
             name = f"{item['kind'].lower()}/{item['metadata']['name']}"
-            verb = "created" if name not in self.found else "unchanged" if self.found[name] == item else "configured"
+            # Of one name in both namespaces.
+            if name in ("role/spark-submit", "rolebinding/spark-submit", "secret/spark-pull"):
+                name += item["metadata"]["namespace"].removeprefix("jobs")
+            there = {key: value for key, value in self.found.get(name, {}).items() if key != "status"}
+            verb = "created" if not there else "unchanged" if there == item else "configured"
             said.append(f"{name} {verb}")
             if not dry:
                 self.found[name] = item
@@ -135,3 +166,83 @@ def test_removal(cluster: Cluster) -> None:
     assert "namespace/jobs" in cluster.found
     assert cluster.at().absent("jobs").changed
     assert "namespace/jobs" not in cluster.found
+
+
+SHUFFLE = _spark_shuffle.Settings(image="e:1", janitor="print()")
+POLICY = "validatingadmissionpolicy/slipway-jobs-pods"
+
+
+def enforced(cluster: Cluster) -> str:
+    return str(cluster.found["namespace/jobs"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"])
+
+
+def test_a_shuffle_service_comes_and_goes(cluster: Cluster) -> None:
+    cluster.late = 2
+    assert "created namespace/jobs-shuffle" in cluster.at(check=True).present(settings(shuffle=SHUFFLE)).actions
+    assert cluster.found == {}
+    cluster.at().present(settings(shuffle=SHUFFLE, registry=REGISTRY))
+    assert {"daemonset/spark-shuffle", "configmap/spark-janitor", POLICY, "rolebinding/spark-janitor"} <= {
+        *cluster.found
+    }
+    assert enforced(cluster) == "privileged"
+    # The namespace is opened after there is a policy in it.
+    applied = [call for call in cluster.calls if call.startswith("apply")]
+    assert applied and list(cluster.found).index(POLICY) < list(cluster.found).index("namespace/jobs")
+    again = cluster.at().present(settings(shuffle=SHUFFLE, registry=REGISTRY))
+    assert not again.changed and not again.leaving
+    predicted = cluster.at(check=True).present(settings())
+    assert "daemonset/spark-shuffle" in cluster.found
+    left = cluster.at().present(settings())
+    assert left.leaving and left.actions == predicted.actions
+    assert enforced(cluster) == "restricted"
+    assert not {"daemonset/spark-shuffle", POLICY, "role/spark-janitor"} & {*cluster.found}
+    # As long as its namespace is there, nodes may hold data of it.
+    assert cluster.at().present(settings()).leaving
+    assert cluster.at().swept("jobs").actions == ["delete namespace jobs-shuffle"]
+    assert not cluster.at().present(settings()).leaving
+    assert not cluster.at().swept("jobs").changed
+
+
+def test_the_service_stays_as_it_is_under_applications(cluster: Cluster) -> None:
+    cluster.at().present(settings(shuffle=SHUFFLE))
+    driver = {"metadata": {"name": "a-driver"}, "status": {"phase": "Running"}}
+    cluster.drivers = [{**driver, "status": {"phase": "Succeeded"}}, driver]
+    moved = _spark_shuffle.Settings(image="e:1", janitor="print()", port=7400)
+    for wanted in (settings(), settings(shuffle=moved)):
+        before = json.dumps(cluster.found)
+        with pytest.raises(HostError, match="the application of a-driver uses the shuffle service: it needs to end"):
+            cluster.at().present(wanted)
+        assert json.dumps(cluster.found) == before
+    newer = _spark_shuffle.Settings(image="e:2", janitor="print()")
+    assert cluster.at().present(settings(shuffle=newer)).changed
+    cluster.drivers = cluster.drivers[:1]
+    assert cluster.at().present(settings()).leaving
+
+
+def test_a_service_that_does_not_come(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_spark, "SERVICE_SECONDS", 0.0)
+    cluster.late = 9
+    with pytest.raises(HostError, match=r"is not ready: it has not begun to answer \(after 0 seconds\)"):
+        cluster.at().present(settings(shuffle=SHUFFLE))
+
+
+def test_removal_with_a_service(cluster: Cluster) -> None:
+    cluster.at().present(settings(shuffle=SHUFFLE))
+    gone = cluster.at().absent("jobs")
+    assert gone.leaving and "namespace/jobs-shuffle" in cluster.found
+    assert not {"namespace/jobs", POLICY, "daemonset/spark-shuffle"} & {*cluster.found}
+    cluster.at().swept("jobs")
+    assert not cluster.at().absent("jobs").leaving
+
+
+def test_a_history_server_comes_and_goes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = _spark_history.Settings(image="d:1", directory="hdfs://nn/logs")
+    cluster.at().present(settings(history=history))
+    assert {"deployment/spark-history", "service/spark-history", "configmap/spark-history"} <= {*cluster.found}
+    assert not cluster.at().present(settings(history=history)).changed
+    cluster.answers = False
+    monkeypatch.setattr(_spark, "SERVICE_SECONDS", 0.0)
+    with pytest.raises(HostError, match="does not answer after 0 seconds: Error: no directory"):
+        cluster.at().present(settings(history=history))
+    cluster.at().present(settings())
+    assert not [name for name in cluster.found if "history" in name]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.slipway.platform.plugins.module_utils import _spark_application, _spark_client
+from ansible_collections.slipway.platform.plugins.module_utils import _spark_application, _spark_client, _spark_shuffle
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Result
 
@@ -56,6 +56,7 @@ class Server:
         self.calls: list[str] = []
         self.lingers = 1
         self.ui = True
+        self.service: dict[str, Any] = {}
 
     def ask(self, path: str, *, method: str = "GET") -> str | None:
         self.calls.append(f"{method} {path}")
@@ -65,6 +66,8 @@ class Server:
             return json.dumps(STAGES)
         if path.endswith("/allexecutors"):
             return json.dumps(EXECUTORS)
+        if path.startswith("/"):
+            return json.dumps(self.service[path.split("?")[0]]) if path.split("?")[0] in self.service else None
         if "/log?" in path:
             return "a\nb\n"
         if method == "DELETE":
@@ -322,3 +325,31 @@ def test_what_the_server_refuses(login: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_machine_without_a_login(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="is not a login for this user: it needs the role spark on this machine"):
         _spark_application.Api(str(tmp_path / "none"))
+
+
+def test_nothing_is_submitted_where_executors_would_find_no_shuffle_service(
+    server: Server, submits: Submits, tmp_path: Path
+) -> None:
+    site = tmp_path / "external.conf"
+    site.write_text("spark.shuffle.service.enabled true\n")
+
+    def submit(**conf: str) -> _spark_application.Outcome:
+        application = _spark_application.Application(
+            "words", check=False, api=server, runner=submits, properties=str(site), pause=lambda _: None
+        )
+        return application.present(spec(conf=conf), rerun="never")
+
+    with pytest.raises(HostError, match=r"conf has spark.local.dir: that needs to be left to the role spark"):
+        submit(**{"spark.local.dir": "/tmp"})
+    with pytest.raises(HostError, match=r"nothing was submitted, because .* there is no shuffle service"):
+        submit()
+    service = _spark_shuffle.service(_spark_shuffle.Settings(image="e:1", janitor=""), "jobs")[1]
+    service["status"] = {"desiredNumberScheduled": 1}
+    annotations = service["spec"]["template"]["metadata"]["annotations"]
+    there = {"metadata": {"annotations": annotations}, "status": {"containerStatuses": [{"ready": True}]}}
+    server.service = {
+        "/apis/apps/v1/namespaces/jobs-shuffle/daemonsets/spark-shuffle": service,
+        "/api/v1/namespaces/jobs-shuffle/pods": {"items": [there]},
+    }
+    assert submit().changed
+    assert "labelSelector=app.kubernetes.io/name%3Dspark-shuffle" in "".join(server.calls)

@@ -47,18 +47,46 @@ def test_where_pulls_need_a_secret_and_files_are_uploaded() -> None:
     assert found["spark.kubernetes.file.upload.path"] == "hdfs://nn:8020/up"
 
 
+def test_event_logs() -> None:
+    found = _spark_client.properties(settings(event_log_dir="hdfs://nn:8020/logs"))
+    assert (found["spark.eventLog.enabled"], found["spark.eventLog.dir"]) == ("true", "hdfs://nn:8020/logs")
+    assert not [name for name in _spark_client.properties(settings()) if "eventLog" in name]
+
+
 @pytest.mark.parametrize(
     ("shuffle", "dynamic", "other"),
     [
         ("tracking", "true", ("spark.dynamicAllocation.maxExecutors", "3")),
         ("none", "false", ("spark.executor.instances", "3")),
+        ("external", "true", ("spark.dynamicAllocation.maxExecutors", "3")),
     ],
 )
 def test_shuffle(shuffle: str, dynamic: str, other: tuple[str, str]) -> None:
     found = _spark_client.properties(settings(shuffle=shuffle, executors=3))
     assert found["spark.dynamicAllocation.enabled"] == dynamic
     assert found[other[0]] == other[1]
-    assert found.get("spark.dynamicAllocation.shuffleTracking.enabled", "false") == dynamic
+    tracks = str(shuffle == "tracking").lower()
+    assert found.get("spark.dynamicAllocation.shuffleTracking.enabled", "false") == tracks
+    assert found.get("spark.shuffle.service.enabled", "false") == str(shuffle == "external").lower()
+
+
+def test_executors_beside_a_shuffle_service() -> None:
+    wanted = settings(shuffle="external", shuffle_dir="/data/s", shuffle_port=7400, shuffle_user=1234)
+    found = _spark_client.properties(wanted)
+    assert found["spark.shuffle.service.port"] == "7400"
+    assert (found["spark.blockManager.port"], found["spark.driver.blockManager.port"]) == ("0", "7079")
+    spec = _spark_client.template(wanted, "executor")["spec"]
+    assert (spec["hostNetwork"], spec["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
+    assert spec["securityContext"]["runAsUser"] == 1234 and spec["securityContext"]["runAsNonRoot"]
+    (container,) = spec["containers"]
+    # The same path on the host, in the executor and in the service; below it, one directory for each application.
+    assert [one["hostPath"]["path"] for one in spec["volumes"]] == ["/data/s"]
+    assert [one["mountPath"] for one in container["volumeMounts"]] == ["/data/s"]
+    assert container["env"][1] == {"name": "SPARK_EXECUTOR_DIRS", "value": "/data/s/$(SLIPWAY_APPLICATION)"}
+    (term,) = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["namespaces"] == ["jobs-shuffle"]
+    # A driver is what it was.
+    assert _spark_client.template(wanted, "driver") == _spark_client.template(settings(), "driver")
 
 
 @pytest.mark.parametrize("role", ["driver", "executor"])

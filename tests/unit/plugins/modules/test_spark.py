@@ -14,9 +14,17 @@ from ansible_collections.slipway.platform.plugins.module_utils import (
     _spark,
     _spark_application,
     _spark_client,
+    _spark_history,
+    _spark_node,
+    _spark_shuffle,
 )
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
-from ansible_collections.slipway.platform.plugins.modules import spark_application, spark_client, spark_cluster
+from ansible_collections.slipway.platform.plugins.modules import (
+    spark_application,
+    spark_client,
+    spark_cluster,
+    spark_node,
+)
 
 CLIENT = {"namespace": "jobs", "endpoint": "c:6443", "driver_image": "d:1", "executor_image": "e:1", "home": "/opt/s"}
 
@@ -50,6 +58,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     Stand.asked, Stand.error = (), ""
     monkeypatch.setattr(_spark, "SparkCluster", Stand)
     monkeypatch.setattr(_spark_client, "SparkClient", Stand)
+    monkeypatch.setattr(_spark_node, "SparkNode", Stand)
     monkeypatch.setattr(_spark_application, "Application", Stand)
     monkeypatch.setattr(_spark_application, "Api", lambda path: path)
 
@@ -72,8 +81,29 @@ def test_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     assert Stand.asked == (True, "present", _spark.Settings(namespace="jobs", registry=login))
     run(spark_cluster, capsys, namespace="jobs", state="absent")
     assert Stand.asked == (False, "absent", "jobs")
+    run(spark_cluster, capsys, namespace="jobs", state="swept")
+    assert Stand.asked == (False, "swept", "jobs")
+    service = {"image": "e:1", "janitor": "print()", "directory": "/data/s", "node_selector": {"n": 1}}
+    run(spark_cluster, capsys, namespace="jobs", registry=login, shuffle=service)
+    assert Stand.asked[2].shuffle == _spark_shuffle.Settings(
+        image="e:1", janitor="print()", directory="/data/s", pull_secret="spark-pull", node_selector={"n": "1"}
+    )
+    wanted_history = _spark_history.Settings(image="d:1", directory="hdfs://nn/logs", node_port=30080)
+    history = {"image": "d:1", "directory": "hdfs://nn/logs", "node_port": 30080}
+    run(spark_cluster, capsys, namespace="jobs", history=history)
+    assert (Stand.asked[2].history, Stand.asked[2].shuffle) == (wanted_history, None)
     Stand.error = "no"
     assert run(spark_cluster, capsys, namespace="jobs")["msg"] == "no"
+
+
+def test_node(capsys: pytest.CaptureFixture[str]) -> None:
+    Stand.outcome = _host_state.Outcome(actions=["x"])
+    assert run(spark_node, capsys, directory="/data/s")["changed"]
+    assert Stand.asked == (False, "present", "/data/s", 185)
+    run(spark_node, capsys, directory="/data/s", state="absent")
+    assert Stand.asked == (False, "absent", "/data/s")
+    Stand.error = "no"
+    assert run(spark_node, capsys, directory="/data/s")["msg"] == "no"
 
 
 def test_client(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,17 @@ LOGIN = {"host": "r:6001", "user": "u", "password": "p"}
         ("spark_upload_dir", "hdfs://nn.corp.lab:8020/spark-uploads"),
         ("spark_upload_dir", "hdfs://cluster/a/b"),
         ("spark_conf", {"spark.executor.memory": "2g"}),
+        ("spark_shuffle_dir", "/var/lib/spark-shuffle"),
+        ("spark_shuffle_user", 185),
+        ("spark_heap", "512m"),
+        ("spark_event_log_dir", ""),
+        ("spark_event_log_dir", "hdfs://nn.corp.lab:8020/spark-logs"),
+        ("spark_days", 1),
+        ("spark_node_port", 0),
+        ("spark_node_port", 30080),
+        ("spark_shuffle_janitor_seconds", 1),
+        ("spark_external", {"shuffle": "tracking", "nodes": [], "conf": {"spark.local.dir": "/x"}}),
+        ("spark_external", {"shuffle": "external", "nodes": ["n"], "conf": {"spark.executor.memory": "2g"}}),
     ],
 )
 def test_good(rule: str, value: Any) -> None:
@@ -38,6 +49,30 @@ def test_good(rule: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("rule", "value", "sentence"),
     [
+        ("spark_shuffle_dir", "/data", "v is '/data': it needs a directory below one of the root's"),
+        ("spark_shuffle_dir", "/data/a b", "v is '/data/a b': it needs a directory"),
+        ("spark_shuffle_dir", "/data/../etc", "v is '/data/../etc': it needs a directory"),
+        ("spark_shuffle_user", 0, "v is 0: it needs the number of a user that is not root."),
+        ("spark_event_log_dir", "file:///tmp/x", "v is 'file:///tmp/x': it needs the address of a directory in"),
+        ("spark_days", 0, "v is 0: it needs a number of days from 1."),
+        ("spark_node_port", 80, "v is 80: it needs a port from 30000 to 32767, or 0 for none."),
+        ("spark_heap", "1.5g", "v is '1.5g': it needs a number of megabytes or gigabytes"),
+        ("spark_shuffle_janitor_seconds", 0, "v is 0: it needs a number of seconds from 1."),
+        ("spark_external", {"shuffle": "external"}, "v.nodes is empty: it needs the machines that may run executors"),
+        (
+            "spark_external",
+            {"shuffle": "external", "nodes": ["n"], "conf": {"spark.local.dir": "/x"}},
+            "v.conf is given spark.local.dir: it needs to leave that to the role",
+        ),
+        (
+            "spark_external",
+            {
+                "shuffle": "external",
+                "nodes": ["n"],
+                "conf": {"spark.kubernetes.executor.volumes.emptyDir.spark-local-dir-2.mount.path": "/x"},
+            },
+            "v.conf is given spark.kubernetes.executor.volumes.emptyDir.spark-local-dir-2.mount.path: it needs no dir",
+        ),
         ("spark_machine", "", "v is '': it needs the machine of the inventory with the control plane."),
         ("spark_namespace", "default", "v is 'default': it needs a name of a-z, 0-9 and dash that is neither"),
         ("spark_namespace", "kube-system", "v is 'kube-system': it needs a name"),
