@@ -17,8 +17,9 @@ run_one() {
     printf '    %s: passed in %d s\n' "$scenario" $((SECONDS - start))
   else
     printf '    %s: FAILED after %d s; the part of %s before molecule gave up:\n' "$scenario" $((SECONDS - start)) "$log"
-    # After the failure comes the destruction of the machines, which tells nobody anything.
-    sed '/CRITICAL/q' "$log" | tail -n 60
+    # Every log begins with a CRITICAL of a scenario `default` that we don't have; after the failure comes the
+    # destruction of the machines, which tells nobody anything.
+    sed '/CRITICAL.*glob failed/d; /CRITICAL/q' "$log" | tail -n 90
     touch "$2/molecule-$1.failed"
   fi
 }
