@@ -203,7 +203,7 @@ def test_safe_mode_is_told(name: Any, hdfs: FileSystem) -> None:
     hdfs.healthy()
 
 
-MORE = {"hdfs_datanodes": {"hosts": {DATA3: {}}}}
+MORE: dict[str, Any] = {"hdfs_datanodes": {"hosts": {DATA3: {}}}}
 LEAVING = {"hdfs_datanodes": {"hosts": {DATA3: {"hdfs_decommission": True}}}}
 
 
