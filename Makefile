@@ -13,6 +13,7 @@ S ?=
 CMD ?=
 LIMIT ?= machines
 INVENTORY ?= inventory/lab
+, := ,
 
 # The tools of the virtual environment, without activating it.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -27,19 +28,27 @@ help: ## Show this list
 setup: ## Install what is missing, start dockerd where systemd doesn't, make the virtual environment
 	@tests/lab/setup.sh
 
-lab: setup ## Boot the embedded lab, converge it with site.yml, verify it and show the result
+lab: setup ## Boot the embedded lab, converge it, verify it, show the result; PROFILE=kubernetes or spark: with a cluster
 	@$(STEP) "Boot the lab ($(PROFILE))" env PROFILE=$(PROFILE) $(LAB) up
-	if [ "$(PROFILE)" != kubernetes ]; then
-	  $(STEP) "Converge it: ansible-playbook site.yml" ansible-playbook site.yml
-	  $(STEP) "Push hello:1 to the private registry" $(LAB) seed
-	else # node3 stays as it is, for: ansible-playbook playbooks/onboard.yml -l node3
-	  $(STEP) "Converge it: ansible-playbook site.yml" ansible-playbook site.yml -l '!node3' --skip-tags kubernetes
-	  $(STEP) "Push hello:1 to the private registry" $(LAB) seed
+	# In that profile node3 stays as it is, for: ansible-playbook playbooks/onboard.yml -l node3
+	rest=($(if $(filter kubernetes,$(PROFILE)),-l '!node3'))
+	$(STEP) "Converge it: ansible-playbook site.yml" \
+	  ansible-playbook site.yml "$${rest[@]}" $(if $(filter-out core,$(PROFILE)),--skip-tags kubernetes$(,)spark)
+	$(STEP) "Push hello:1 to the private registry" $(LAB) seed
+	if [ "$(PROFILE)" != core ]; then
 	  $(STEP) "Push Kubernetes' images to it" $(LAB) kubernetes --push
-	  $(STEP) "Run the cluster: playbooks/kubernetes.yml" ansible-playbook playbooks/kubernetes.yml -l '!node3'
+	  $(STEP) "Run the cluster: playbooks/kubernetes.yml" ansible-playbook playbooks/kubernetes.yml "$${rest[@]}"
 	fi
-	$(STEP) "Verify it: ansible-playbook playbooks/verify.yml" ansible-playbook playbooks/verify.yml $(if $(filter kubernetes,$(PROFILE)),-l '!node3')
-	$(PY) -m tests.lab.summary
+	if [ "$(PROFILE)" = spark ]; then
+	  $(STEP) "Push a model image to the private registry" $(LAB) spark --push
+	  $(STEP) "Put Spark onto it, and run Spark: playbooks/spark.yml" ansible-playbook playbooks/spark.yml
+	  $(STEP) "Put the example's input into HDFS" $(LAB) inference
+	  $(STEP) "Submit the example: playbooks/spark_submit.yml" \
+	    ansible-playbook playbooks/spark_submit.yml -e @examples/spark/inference.yml
+	  $(STEP) "Compare its result with plain Python" $(LAB) inference --check
+	fi
+	$(STEP) "Verify it: ansible-playbook playbooks/verify.yml" ansible-playbook playbooks/verify.yml "$${rest[@]}"
+	env PROFILE=$(PROFILE) $(PY) -m tests.lab.summary
 
 lab-down: ## Throw the lab's machines away (images and caches stay)
 	@$(LAB) down

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Batch inference: rows of CSV files through a small PyTorch model, by a pandas UDF on the executors.
 
-Usage: inference.py SOURCE WEIGHTS TARGET
+Usage: inference.py SOURCE WEIGHTS TARGET [--gpu]
     SOURCE: CSV files with the columns id, x0, x1, …
     WEIGHTS: a JSON file, one object per layer: {"weight": [[…], …], "bias": […]}
     TARGET: where rows of id and score go; what is there is replaced
+    --gpu: the model runs on executors with a GPU each, all else on others (stage-level scheduling, which needs
+        dynamic allocation)
 """
 
 import json
@@ -13,10 +15,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas
-from pyspark.sql import SparkSession
+from pyspark.resource import ExecutorResourceRequests, ResourceProfileBuilder, TaskResourceRequests
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.functions import pandas_udf, struct
 
 Layers = list[dict[str, Any]]
+# In the images: tells an executor's GPUs.
+GPUS = "/opt/slipway/gpus.sh"
 
 
 def network(layers: Layers, device: str) -> Any:
@@ -32,7 +37,15 @@ def network(layers: Layers, device: str) -> Any:
     return torch.nn.Sequential(*parts[:-1]).to(device).eval()
 
 
-def main(source: str, weights: str, target: str) -> None:
+def on_gpus(spark: SparkSession, frame: DataFrame) -> DataFrame:
+    """Have the stage that makes a frame run on executors with one GPU each, which are started for it."""
+    executor = ExecutorResourceRequests().cores(1).resource("gpu", 1, GPUS, "nvidia.com")
+    task = TaskResourceRequests().cpus(1).resource("gpu", 1)
+    profile = ResourceProfileBuilder().require(executor).require(task).build
+    return spark.createDataFrame(frame.rdd.withResources(profile), frame.schema, verifySchema=False)
+
+
+def main(source: str, weights: str, target: str, *options: str) -> None:
     """Score every row."""
     spark = SparkSession.builder.appName("inference").getOrCreate()
     text = "\n".join(row.value for row in spark.read.text(weights).collect())
@@ -53,6 +66,8 @@ def main(source: str, weights: str, target: str) -> None:
     frame = spark.read.csv(source, header=True, inferSchema=True)
     inputs = [name for name in frame.columns if name != "id"]
     scored = frame.select("id", score(struct(*inputs)).alias("score"))
+    if "--gpu" in options:
+        scored = on_gpus(spark, scored)
     scored.write.mode("overwrite").csv(target, header=True)
     spark.stop()
 

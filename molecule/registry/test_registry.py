@@ -141,6 +141,17 @@ def test_wrong_password_is_refused(host: Any) -> None:
     assert login(host, *BOB).rc == 0
 
 
+def test_a_large_upload_after_a_login_is_forgotten(host: Any) -> None:
+    """The login is asked for anew ten seconds after it last was; that question has no body, nor the length of one."""
+    host.check_output("head -c 2M /dev/zero > /root/large")
+    upload = f"{URL}/v2/team/app/blobs/uploads/00000000-0000-4000-8000-000000000000?digest=sha256:{64 * '0'}"
+    user = shlex.quote(":".join(CI))
+    time.sleep(11)
+    # No such upload, and no doubt about who asks.
+    put = f"{CURL} -o /dev/null -w '%{{http_code}}' --user {user} --upload-file /root/large '{upload}'"
+    assert host.check_output(put) == "404"
+
+
 def test_docker_hub_login_does_not_spoil_the_mirror(host: Any) -> None:
     """Docker sends it to mirrors too: it gets an anonymous token for a pull, and nothing for a push."""
     assert status(host, "/token?scope=repository%3Alibrary%2Fapp%3Apull", login=("hubuser", "hubpassword")) == 200

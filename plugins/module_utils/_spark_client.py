@@ -144,6 +144,7 @@ def template(settings: Settings, role: str) -> dict[str, t.Any]:
         spec["nodeSelector"] = dict(settings.node_selector)
     if settings.tolerations:
         spec["tolerations"] = [dict(toleration) for toleration in settings.tolerations]
+    spec.setdefault("affinity", {})["nodeAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": [_NO_GPU]}
     return {"apiVersion": "v1", "kind": "Pod", "spec": spec}
 
 
@@ -175,6 +176,12 @@ _APART = {
         "labelSelector": {"matchLabels": {"spark-role": "executor"}},
         "topologyKey": "kubernetes.io/hostname",
     },
+}
+
+# Nodes with a GPU stay free for pods that ask for one; to those a preference makes no difference.
+_NO_GPU = {
+    "weight": 1,
+    "preference": {"matchExpressions": [{"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}]},
 }
 
 

@@ -15,6 +15,7 @@ from tests.lab import (
     gpu,
     hadoop,
     images,
+    inference,
     internet,
     kubernetes,
     lab,
@@ -88,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     more = spark_parts.add_mutually_exclusive_group()
     more.add_argument("--built", dest="which", action="store_const", const="built", help="and driver and executor")
     more.add_argument("--small", dest="which", action="store_const", const="small", help="a base and small models")
+    example = add("inference", _inference, "Put the input of examples/spark/inference.yml into HDFS.")
+    example.add_argument("--check", action="store_true", help="look at what came of it instead")
     for command in (seeding, cluster, spark_parts):
         command.add_argument("--machine", default="registry", help="where the registry runs")
         command.add_argument("--host", help="the registry's name, by default MACHINE.corp.lab")
@@ -112,9 +115,12 @@ def _up(arguments: argparse.Namespace) -> int:
     wanted = [known[name] for name in arguments.machine or known if name in known]
     # The whole lab is what the environment says; bringing up a part must not change the account of the rest.
     lab.up(wanted, keep_account=bool(arguments.machine))
-    if profile == "kubernetes":
+    if profile != "core":
         kubernetes.publish()
-        kubernetes.write_hosts()
+        kubernetes.write_hosts({**hadoop.GROUPS, **spark.GROUPS} if profile == "spark" else None)
+        if profile == "spark":
+            hadoop.publish()
+            spark.publish()
     elif not arguments.machine:
         kubernetes.hosts_file().unlink(missing_ok=True)  # else site.yml looks for machines that may be gone
     if arguments.packages:
@@ -217,6 +223,15 @@ def _spark(arguments: argparse.Namespace) -> int:
     if arguments.push:
         for reference in spark.push(_registry(arguments), arguments.which or "model"):
             print(reference)
+    return 0
+
+
+def _inference(arguments: argparse.Namespace) -> int:
+    if arguments.check:
+        for line in inference.check():
+            print(line)
+    else:
+        inference.put()
     return 0
 
 

@@ -105,8 +105,12 @@ def hosts_file() -> Path:
     return paths.state() / "kubernetes-hosts.json"
 
 
-def write_hosts() -> None:
-    """Put the machines into the lab's inventory: node1 and node2 are nodes then, too."""
+def write_hosts(more: Mapping[str, Mapping[str, list[str]]] | None = None) -> None:
+    """Put the machines into the lab's inventory: node1 and node2 are nodes then, too.
+
+    Args:
+        more: Further groups.
+    """
     own = {machine.name: {"ansible_host": str(machine.address)} for machine in plan.KUBERNETES}
     groups = {
         "machines": {"hosts": list(own)},
@@ -115,7 +119,7 @@ def write_hosts() -> None:
         "kubernetes_nodes": {"hosts": ["node1", "node2", "node3"]},
         "kubernetes": {"children": ["kubernetes_control_planes", "kubernetes_nodes"]},
     }
-    paths.write(hosts_file(), json.dumps({**groups, "_meta": {"hostvars": own}}, indent=1) + "\n")
+    paths.write(hosts_file(), json.dumps({**groups, **(more or {}), "_meta": {"hostvars": own}}, indent=1) + "\n")
 
 
 def _text(path: Path) -> str:

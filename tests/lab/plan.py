@@ -81,7 +81,10 @@ KUBERNETES = (
     Machine(name="control", image="trixie", address=IPv4Address("172.29.64.12")),
     Machine(name="node3", image="trixie", address=IPv4Address("172.29.64.23")),
 )
-PROFILES = {"core": MACHINES, "kubernetes": (*MACHINES, *KUBERNETES)}
+# Spark's lab has the machines of Kubernetes': HDFS and the clients of Spark are on them, too.
+PROFILES = {
+    name: (*MACHINES, *more) for name, more in {"core": (), "kubernetes": KUBERNETES, "spark": KUBERNETES}.items()
+}
 
 
 def machines(profile: str) -> tuple[Machine, ...]:

@@ -43,6 +43,8 @@ LAYOUT = {
     "lib": "python/lib",
     "pyspark": "python/pyspark",
 }
+# Who submits in a lab that has Spark; for inventory/lab.
+GROUPS = {"spark_clients": {"hosts": ["control"]}}
 SOURCE = paths.REPOSITORY / "images" / "spark"
 ROLES = ("driver", "executor")
 # What can be pushed: a base with a model, the same with driver and executor built on it, or the base with small models.
@@ -218,7 +220,8 @@ def push(registry: seed.Registry, which: str) -> list[str]:
     Returns:
         The references there.
     """
-    store = seed.Store(content(which))
+    # What is built holds the model too: who has that needs no second copy.
+    store = seed.Store(content("built" if which == "model" and directory("built").exists() else which))
     wanted = [*SETS[which], *(references().values() if which == "built" else ())]
     pairs = [reference.rpartition(":")[::2] for reference in wanted]
     with ThreadPoolExecutor(max_workers=4) as pool:

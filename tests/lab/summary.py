@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from tests.lab import engine, plan
@@ -16,6 +17,22 @@ TRY = (
     ),
     ("again: nothing changes, nothing restarts", ".venv/bin/ansible-playbook site.yml"),
 )
+KUBECTL = "make lab-ssh HOST=control CMD='sudo kubectl --kubeconfig=/etc/kubernetes/admin.conf {}'"
+MORE = {
+    "kubernetes": (
+        ("the bare node3 becomes a node", ".venv/bin/ansible-playbook playbooks/onboard.yml -l node3"),
+        ("and leaves again", ".venv/bin/ansible-playbook playbooks/offboard.yml -l node3"),
+        ("what runs in the cluster", KUBECTL.format("get pods --all-namespaces --output=wide")),
+    ),
+    "spark": (
+        ("the example's pods", KUBECTL.format("get pods --namespace=spark --output=wide")),
+        (
+            "the example once more",
+            ".venv/bin/ansible-playbook playbooks/spark_submit.yml -e @examples/spark/inference.yml",
+        ),
+        ("its scores", "make lab-ssh HOST=control CMD='/usr/local/bin/hdfs dfs -cat /jobs/scores/*.csv'"),
+    ),
+}
 
 
 def main() -> int:
@@ -32,7 +49,7 @@ def main() -> int:
     print(f"in a browser https://{REGISTRY}/ui/;")
     print(f"the proxy is proxy.{plan.ZONE}:{plan.PROXY_PORT}.")
     print("\nTry")
-    for text, command in TRY:
+    for text, command in (*TRY, *MORE.get(os.environ.get("PROFILE", ""), ())):
         print(f"  {command}\n      {text}")
     return 0
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
-/* Lists GPUs as nvidia-smi does, from whatever management library the loader finds: `-L`, or no argument at all. */
+/* Lists GPUs as nvidia-smi does, from whatever management library the loader finds: `-L`, or no argument at all; or their
+ * numbers alone, by `--query-gpu=index --format=csv,noheader`. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,7 +18,7 @@ static void *look_up(const char *name) {
     return found;
 }
 
-static int list(void) {
+static int list(int numbers_only) {
     unsigned count = 0;
     void *device;
     char name[96], uuid[96];
@@ -30,6 +31,10 @@ static int list(void) {
     if (get_count(&count))
         return 1;
     for (unsigned index = 0; index < count; index++) {
+        if (numbers_only) {
+            printf("%u\n", index);
+            continue;
+        }
         if (get_device(index, &device) || get_name(device, name, sizeof name) || get_uuid(device, uuid, sizeof uuid))
             return 1;
         printf("GPU %u: %s (UUID: %s)\n", index, name, uuid);
@@ -38,8 +43,9 @@ static int list(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 2 || (argc == 2 && strcmp(argv[1], "-L"))) {
-        fprintf(stderr, "The lab's nvidia-smi knows -L only.\n");
+    int numbers_only = argc == 3 && !strcmp(argv[1], "--query-gpu=index") && !strcmp(argv[2], "--format=csv,noheader");
+    if (!numbers_only && (argc > 2 || (argc == 2 && strcmp(argv[1], "-L")))) {
+        fprintf(stderr, "The lab's nvidia-smi knows -L, and --query-gpu=index --format=csv,noheader.\n");
         return MISUSE;
     }
     library = dlopen(LIBRARY, RTLD_NOW);
@@ -52,5 +58,5 @@ int main(int argc, char **argv) {
         printf("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n");
         return NO_DRIVER;
     }
-    return list();
+    return list(numbers_only);
 }

@@ -57,6 +57,9 @@ def test_the_inventory_has_the_machines_only_while_the_lab_has_them(cache: Path)
     found = json.loads(subprocess.check_output(script))
     assert found["kubernetes_nodes"]["hosts"] == ["node1", "node2", "node3"]
     assert found["_meta"]["hostvars"]["control"] == {"ansible_host": "172.29.64.12"}
+    assert "spark_clients" not in found
+    kubernetes.write_hosts({"spark_clients": {"hosts": ["control"]}})
+    assert json.loads(subprocess.check_output(script)) == {**found, "spark_clients": {"hosts": ["control"]}}
 
 
 def test_the_release_before_is_one_minor_version_older_and_complete() -> None:

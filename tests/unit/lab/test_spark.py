@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import downloads, paths, recipes, spark
+from tests.lab import downloads, paths, recipes, seed, spark
 from tests.lab.errors import LabError
 
 PACKAGE = {
@@ -96,6 +96,19 @@ def test_what_can_be_pushed_has_recipes() -> None:
         assert set(wanted.values()) <= set(recipes.RECIPES)
     assert len({spark.directory(which) for which in spark.SETS}) == 3
     assert spark.references()["driver"].startswith("nvidia-spark-driver:3.5.9-torch-1.13.1-")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_built_has_the_model_too(there: bool, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: list[tuple[Path, str]] = []
+    monkeypatch.setattr(spark, "content", spark.directory)
+    monkeypatch.setattr(seed, "push", lambda store, source, registry, target: pushed.append((store.root, source[0])))
+    if there:
+        spark.directory("built").mkdir(parents=True)
+    registry = seed.Registry(host="r", port=1, address="a", ca=cache, user="u", password="p")
+    assert spark.push(registry, "model") == ["debian:12", "torch:1.13.1"]
+    store = spark.directory("built" if there else "model")
+    assert sorted(pushed) == [(store, "debian"), (store, "torch")]
 
 
 def test_another_entry_point_makes_another_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

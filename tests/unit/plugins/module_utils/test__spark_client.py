@@ -100,6 +100,10 @@ def test_pods_are_what_pod_security_calls_restricted(role: str) -> None:
     assert (spec["nodeSelector"], spec["tolerations"]) == ({"a": "b"}, [toleration])
     # Only a driver asks the API server.
     assert spec.get("automountServiceAccountToken", True) == (role == "driver")
+    # Whoever asks for no GPU leaves the nodes that have one to others, if there is room elsewhere.
+    (preferred,) = spec["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    (expression,) = preferred["preference"]["matchExpressions"]
+    assert expression == {"key": "nvidia.com/gpu.present", "operator": "DoesNotExist"}
 
 
 @pytest.mark.parametrize(
