@@ -13,7 +13,8 @@ S ?=
 CMD ?=
 LIMIT ?= machines
 INVENTORY ?= inventory/lab
-, := ,
+# A comma that $(if …) does not take for its own.
+comma := ,
 
 # The tools of the virtual environment, without activating it.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -33,7 +34,7 @@ lab: setup ## Boot the embedded lab, converge it, verify it, show the result; PR
 	# In that profile node3 stays as it is, for: ansible-playbook playbooks/onboard.yml -l node3
 	rest=($(if $(filter kubernetes,$(PROFILE)),-l '!node3'))
 	$(STEP) "Converge it: ansible-playbook site.yml" \
-	  ansible-playbook site.yml "$${rest[@]}" $(if $(filter-out core,$(PROFILE)),--skip-tags kubernetes$(,)spark)
+	  ansible-playbook site.yml "$${rest[@]}" $(if $(filter-out core,$(PROFILE)),--skip-tags kubernetes$(comma)spark)
 	$(STEP) "Push hello:1 to the private registry" $(LAB) seed
 	if [ "$(PROFILE)" != core ]; then
 	  $(STEP) "Push Kubernetes' images to it" $(LAB) kubernetes --push
