@@ -244,9 +244,9 @@ def test_quota_comes_and_goes(cluster: Cluster) -> None:
 
 
 def test_what_kills_executors_is_refused() -> None:
-    done = play("spark.yml", spark_conf={"spark.shuffle.service.enabled": "true"})
+    done = play("spark.yml", spark_conf={"spark.shuffle.service.enabled": True})
     assert done.rc != 0 and done.changed == 0
-    assert "spark_conf['spark.shuffle.service.enabled'] is 'true': it needs to be left to the role" in flat(done.output)
+    assert "spark_conf['spark.shuffle.service.enabled'] is True: it needs to be left to the role" in flat(done.output)
 
 
 def test_the_history_server_shows_what_has_ended(control: Any, cluster: Cluster, gone: Callable[[str], str]) -> None:
