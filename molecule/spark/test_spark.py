@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 import re
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.testinfra import inference
 from tests.testinfra.cluster import wait_for
 from tests.testinfra.play import REPOSITORY, run_play
 from tests.testinfra.secrets import Secret, leaks_in, leaks_on
@@ -154,25 +154,10 @@ def examples_pod(image: str, commands: str) -> dict[str, Any]:
     }
 
 
-def plain(layers: list[dict[str, Any]], row: list[float]) -> float:
-    """The model of examples/spark/inference.py, without torch."""
-    for number, layer in enumerate(layers):
-        sums = (sum(w * x for w, x in zip(weights, row, strict=True)) for weights in layer["weight"])
-        row = [value + bias for value, bias in zip(sums, layer["bias"], strict=True)]
-        row = [max(0.0, value) for value in row] if number < len(layers) - 1 else row
-    return row[0]
-
-
 def test_examples(control: Any, cluster: Cluster) -> None:
     """In the image, with its torch: the scores are those of the same model without Spark and without torch."""
-    chance = random.Random(7)
-    layers = [
-        {"weight": [[chance.uniform(-1, 1) for _ in range(4)] for _ in range(8)], "bias": [0.5] * 8},
-        {"weight": [[chance.uniform(-1, 1) for _ in range(8)]], "bias": [0.1]},
-    ]
-    rows = [[chance.uniform(-2, 2) for _ in range(4)] for _ in range(200)]
-    lines = ["id,x0,x1,x2,x3", *(f"{number}," + ",".join(map(repr, row)) for number, row in enumerate(rows))]
-    data = {"weights.json": json.dumps(layers), "rows.csv": "\n".join(lines)}
+    job = inference.job()
+    data = dict(job.files)
     data |= {path.name: path.read_text() for path in (REPOSITORY / "examples/spark").glob("*.py")}
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "examples"}, "data": data}
     defaults = str(control.file("/etc/spark/conf/spark-defaults.conf").content_string)
@@ -192,8 +177,7 @@ def test_examples(control: Any, cluster: Cluster) -> None:
     wait_for(lambda: phase() in ("Succeeded", "Failed"), lambda: cluster.ask("describe pod examples"), 1200)
     log = cluster.ask("logs examples")
     assert phase() == "Succeeded" and "shuffle: ok" in log, log[-3000:]
-    found = {int(key): float(score) for key, score in re.findall(r"^(\d+),(-?\d\S*)$", log, re.M)}
-    assert found == pytest.approx({number: plain(layers, row) for number, row in enumerate(rows)})
+    assert inference.read(log) == pytest.approx(job.scores)
     cluster.ask("delete pod/examples configmap/examples")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Input of examples/spark/inference.py, and what has to come out: the same model without Spark and without torch."""
+"""Input of examples/spark/inference.py, and what has to come out: what compare.py says of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import json
 import random
 import re
 from typing import Any
+
+from examples.spark import compare
 
 INPUTS, HIDDEN = 4, 8
 
@@ -29,7 +31,7 @@ class Job:
     @property
     def scores(self) -> dict[int, float]:
         """What each row's score is."""
-        return {number: plain(self.layers, row) for number, row in enumerate(self.rows)}
+        return {number: compare.score(self.layers, row) for number, row in enumerate(self.rows)}
 
 
 def job(rows: int = 200) -> Job:
@@ -44,15 +46,6 @@ def job(rows: int = 200) -> Job:
         {"weight": [numbers(HIDDEN, 1)], "bias": [0.1]},
     ]
     return Job(layers, [numbers(INPUTS, 2) for _ in range(rows)])
-
-
-def plain(layers: list[dict[str, Any]], row: list[float]) -> float:
-    """Return a row's score: linear layers with a rectifier between each two."""
-    for number, layer in enumerate(layers):
-        sums = (sum(w * x for w, x in zip(weights, row, strict=True)) for weights in layer["weight"])
-        row = [value + bias for value, bias in zip(sums, layer["bias"], strict=True)]
-        row = [max(0.0, value) for value in row] if number < len(layers) - 1 else row
-    return row[0]
 
 
 def read(text: str) -> dict[int, float]:
