@@ -191,7 +191,7 @@ def large(control: Any) -> Iterator[str]:
     image = f"{REGISTRY}/large:1"
     make = (
         "docker pull -q hello:1 && dd if=/dev/urandom of=/root/large bs=1M count=300 status=none"
-        " && made=$(docker create hello:1) && docker cp -q /root/large $made:/large && docker commit -q $made %s"
+        " && made=$(docker create hello:1) && docker cp -q /root/large $made:/large && docker commit $made %s"
         " && docker rm $made && rm /root/large && docker push -q %s"
     )
     control.check_output("printf lab-registry-admin | docker login -u admin --password-stdin %s", REGISTRY)
