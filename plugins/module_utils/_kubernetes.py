@@ -32,6 +32,7 @@ AWAY = re.compile(
 )
 # How long it may take to come back: a kubelet of another release makes it anew some seconds after its own start.
 PATIENCE_SECONDS = 120.0
+DIGEST = "slipway.platform/digest"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +166,37 @@ def resource(kind: str, version: str, name: str, namespace: str = "", **more: t.
     if namespace:
         metadata["namespace"] = namespace
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
+
+
+def confined(name: str, image: str, words: t.Sequence[str]) -> dict[str, t.Any]:
+    """Return a container by the image's own entry point, as Pod Security's level restricted wants it, read-only too."""
+    return {
+        "name": name,
+        "image": image,
+        "args": list(words),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def placement(
+    pull_secret: str, node_selector: t.Mapping[str, str], tolerations: t.Iterable[t.Mapping[str, t.Any]]
+) -> dict[str, t.Any]:
+    """Return what a pod's specification says of where it may run, and by which secret its images come."""
+    made = {
+        "imagePullSecrets": [{"name": pull_secret}] if pull_secret else [],
+        "nodeSelector": dict(node_selector),
+        "tolerations": [dict(one) for one in tolerations],
+    }
+    return {key: value for key, value in made.items() if value}
+
+
+def digest(content: t.Any) -> str:
+    """Return what changes when a pod has to be made anew: it stands in the pod's annotation DIGEST."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager

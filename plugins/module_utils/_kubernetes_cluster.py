@@ -156,7 +156,7 @@ class Cluster:
         server, authority = _kubernetes.cluster_of(self.places.admin)
         if not authority:
             raise HostError(f"{self.places.admin} is not there: it needs a machine on which a control plane runs")
-        said = _kubernetes.Api(self.runner, self.places).ask("get", "--raw=/version")
+        said = dataclasses.replace(self.api, patience=0).ask("get", "--raw=/version")
         version = json.loads(said).get("gitVersion", "")
         self.outcome.told = {"authority": authority, "server": server, "version": version}
         return self.outcome

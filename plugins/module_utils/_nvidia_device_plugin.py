@@ -7,7 +7,6 @@ Sources: the README and the helm chart of NVIDIA's k8s-device-plugin, Kubernetes
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import time
@@ -22,7 +21,6 @@ RUNTIME = "nvidia"
 RESOURCE = "nvidia.com/gpu"
 MANAGED = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/managed-by": "slipway"}
 SELECTOR = ",".join(f"{key}={value}" for key, value in sorted(MANAGED.items()))
-DIGEST = "slipway.platform/digest"
 SOCKETS = "/var/lib/kubelet/device-plugins"
 CDI_ROOT = "/var/run/cdi"
 HOOK = "/usr/bin/nvidia-cdi-hook"
@@ -98,9 +96,8 @@ def documents(settings: Settings) -> list[dict[str, t.Any]]:
         data = {"config.yaml": json.dumps({"version": "v1", **settings.config}, indent=2, sort_keys=True) + "\n"}
         made.append(_object("ConfigMap", "v1", NAME, settings.namespace, data=data))
     pod = _pod(settings)
-    text = json.dumps([pod, *(item["data"] for item in made)], sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    template = {"metadata": {"labels": dict(MANAGED), "annotations": {DIGEST: digest}}, "spec": pod}
+    annotations = {_kubernetes.DIGEST: _kubernetes.digest([pod, *(item["data"] for item in made)])}
+    template = {"metadata": {"labels": dict(MANAGED), "annotations": annotations}, "spec": pod}
     spec = {
         "selector": {"matchLabels": dict(MANAGED)},
         "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
@@ -255,7 +252,7 @@ class DevicePlugin:
         self._apply([*self._surroundings(settings), *made], settings)
         self._remove_stale(settings, {(item["kind"], item["metadata"]["name"]) for item in made})
         if not self.check and settings.seconds:
-            self._wait(settings, made[-1]["spec"]["template"]["metadata"]["annotations"][DIGEST])
+            self._wait(settings, made[-1]["spec"]["template"]["metadata"]["annotations"][_kubernetes.DIGEST])
         return self.outcome
 
     def absent(self) -> Outcome:
@@ -351,7 +348,7 @@ class DevicePlugin:
             pods = {
                 pod.get("spec", {}).get("nodeName"): pod
                 for pod in self._list("pods", f"--selector={SELECTOR}")
-                if pod["metadata"].get("annotations", {}).get(DIGEST) == digest
+                if pod["metadata"].get("annotations", {}).get(_kubernetes.DIGEST) == digest
             }
             late = {}
             for node in nodes:

@@ -7,8 +7,6 @@ Sources: Spark's "Monitoring and Instrumentation" (history server and its REST A
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import typing as t
 
 from ansible_collections.slipway.platform.plugins.module_utils import _kubernetes
@@ -16,7 +14,7 @@ from ansible_collections.slipway.platform.plugins.module_utils import _kubernete
 NAME = "spark-history"
 LABELS = {"app.kubernetes.io/name": NAME}
 PORT = 18080
-DIGEST = "slipway.platform/digest"
+CLASS = "org.apache.spark.deploy.history.HistoryServer"
 
 Object = dict[str, t.Any]
 
@@ -40,13 +38,13 @@ def objects(settings: Settings, space: str) -> list[Object]:
     """Return the server with its configuration and its address in the cluster."""
     config = _kubernetes.resource("ConfigMap", "v1", NAME, space, data=dict(settings.hadoop))
     pod = _pod(settings)
-    digest = hashlib.sha256(json.dumps([pod, config["data"]], sort_keys=True).encode()).hexdigest()[:16]
+    annotations = {_kubernetes.DIGEST: _kubernetes.digest([pod, config["data"]])}
     spec = {
         "replicas": 1,
         # Two of them would clean the same directory.
         "strategy": {"type": "Recreate"},
         "selector": {"matchLabels": dict(LABELS)},
-        "template": {"metadata": {"labels": dict(LABELS), "annotations": {DIGEST: digest}}, "spec": pod},
+        "template": {"metadata": {"labels": dict(LABELS), "annotations": annotations}, "spec": pod},
     }
     port: Object = {"name": "http", "port": PORT, "targetPort": PORT, "protocol": "TCP"}
     if settings.node_port:
@@ -74,9 +72,7 @@ def _pod(settings: Settings) -> Object:
     # Java's heap, and what it needs beside.
     limit = f"{_megabytes(settings.memory) + 512}Mi"
     container = {
-        "name": "history",
-        "image": settings.image,
-        "args": ["spark-class", "org.apache.spark.deploy.history.HistoryServer"],
+        **_kubernetes.confined("history", settings.image, ["spark-class", CLASS]),
         "env": [
             {"name": "SPARK_DAEMON_MEMORY", "value": settings.memory},
             {"name": "SPARK_HISTORY_OPTS", "value": " ".join(f"-D{key}={value}" for key, value in options.items())},
@@ -91,11 +87,6 @@ def _pod(settings: Settings) -> Object:
         },
         # A quota on memory or cores refuses pods that do not say what they use.
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": limit}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
         "volumeMounts": [
             {"name": "scratch", "mountPath": "/tmp"},
             {"name": "hadoop", "mountPath": "/etc/hadoop/conf", "readOnly": True},
@@ -111,13 +102,10 @@ def _pod(settings: Settings) -> Object:
             {"name": "hadoop", "configMap": {"name": NAME}},
         ],
     }
-    if settings.pull_secret:
-        spec["imagePullSecrets"] = [{"name": settings.pull_secret}]
-    if settings.node_selector:
-        spec["nodeSelector"] = dict(settings.node_selector)
-    if settings.tolerations:
-        spec["tolerations"] = [dict(one) for one in settings.tolerations]
-    return spec
+    return {
+        **spec,
+        **_kubernetes.placement(settings.pull_secret, settings.node_selector, settings.tolerations),
+    }
 
 
 def _megabytes(heap: str) -> int:

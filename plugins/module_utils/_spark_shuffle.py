@@ -8,7 +8,6 @@ Sources: Spark's ExternalShuffleService and "Running on Kubernetes", Kubernetes'
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import typing as t
 
@@ -19,7 +18,8 @@ SERVICE = {"app.kubernetes.io/name": NAME}
 LABEL = "spark-app-selector"
 # The program, where the janitor's container has it.
 PROGRAM = "/slipway/janitor.py"
-DIGEST, PLACE = "slipway.platform/digest", "slipway.platform/place"
+PLACE = "slipway.platform/place"
+CLASS = "org.apache.spark.deploy.ExternalShuffleService"
 MODES = ("enforce", "audit", "warn")
 
 Object = dict[str, t.Any]
@@ -96,8 +96,7 @@ def service(settings: Settings, applications: str) -> list[Object]:
     own = space(applications)
     program = _kubernetes.resource("ConfigMap", "v1", JANITOR, own, data={"janitor.py": settings.janitor})
     pod = _pod(settings, applications)
-    digest = hashlib.sha256(json.dumps([pod, settings.janitor], sort_keys=True).encode()).hexdigest()[:16]
-    annotations = {DIGEST: digest}
+    annotations = {_kubernetes.DIGEST: _kubernetes.digest([pod, settings.janitor])}
     made = _kubernetes.resource("DaemonSet", "apps/v1", NAME, own)
     made["metadata"]["annotations"] = {PLACE: settings.place}
     made["spec"] = {
@@ -118,7 +117,7 @@ def _pod(settings: Settings, applications: str) -> Object:
     }
     data = {"name": "data", "mountPath": settings.directory}
     serve = {
-        **_container("shuffle", settings.image, ["spark-class", "org.apache.spark.deploy.ExternalShuffleService"]),
+        **_kubernetes.confined("shuffle", settings.image, ["spark-class", CLASS]),
         "env": [
             {"name": "SPARK_DAEMON_MEMORY", "value": settings.memory},
             {"name": "SPARK_SHUFFLE_OPTS", "value": " ".join(f"-D{key}={value}" for key, value in options.items())},
@@ -129,7 +128,7 @@ def _pod(settings: Settings, applications: str) -> Object:
     }
     words = ["python3", "-I", PROGRAM, settings.directory, applications, str(settings.janitor_seconds)]
     sweep = {
-        **_container("janitor", settings.image, words),
+        **_kubernetes.confined("janitor", settings.image, words),
         "volumeMounts": [
             data,
             {"name": "janitor-scratch", "mountPath": "/tmp"},
@@ -160,13 +159,10 @@ def _pod(settings: Settings, applications: str) -> Object:
             {"name": "account", "projected": {"sources": _token(), "defaultMode": 0o444}},
         ],
     }
-    if settings.pull_secret:
-        spec["imagePullSecrets"] = [{"name": settings.pull_secret}]
-    if settings.node_selector:
-        spec["nodeSelector"] = dict(settings.node_selector)
-    if settings.tolerations:
-        spec["tolerations"] = [dict(one) for one in settings.tolerations]
-    return spec
+    return {
+        **spec,
+        **_kubernetes.placement(settings.pull_secret, settings.node_selector, settings.tolerations),
+    }
 
 
 def _token() -> list[Object]:
@@ -175,20 +171,6 @@ def _token() -> list[Object]:
         {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
         {"configMap": {"name": "kube-root-ca.crt", "items": items}},
     ]
-
-
-def _container(name: str, image: str, words: list[str]) -> Object:
-    """Return a container by the image's own entry point."""
-    return {
-        "name": name,
-        "image": image,
-        "args": words,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-    }
 
 
 # --- What executors need beyond Pod Security's level restricted, and no more ----------------------------------------
@@ -294,11 +276,11 @@ def late(daemonset: t.Mapping[str, t.Any] | None, pods: t.Sequence[t.Mapping[str
     there = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
     if not wanted or len(there) < wanted:
         return f"{len(there)} of {wanted} nodes have a pod of the shuffle service"
-    digest = daemonset["spec"]["template"]["metadata"].get("annotations", {}).get(DIGEST)
+    digest = daemonset["spec"]["template"]["metadata"].get("annotations", {}).get(_kubernetes.DIGEST)
     for pod in there:
         found = pod.get("status", {}).get("containerStatuses", [])
         name = pod.get("spec", {}).get("nodeName", "?")
-        if pod["metadata"].get("annotations", {}).get(DIGEST) != digest:
+        if pod["metadata"].get("annotations", {}).get(_kubernetes.DIGEST) != digest:
             return f"the shuffle service on {name} is an older one"
         if not found or not all(one.get("ready") for one in found):
             return f"the shuffle service on {name} is not ready: {_why(pod)}"

@@ -34,9 +34,9 @@ def node(name: str = "node1", count: str = "2", *, ready: str = "True", **spec: 
 
 
 def running(settings: plugin.Settings, where: str = "node1", ready: str = "True", **status: Any) -> dict[str, Any]:
-    digest = plugin.documents(settings)[-1]["spec"]["template"]["metadata"]["annotations"][plugin.DIGEST]
+    digest = plugin.documents(settings)[-1]["spec"]["template"]["metadata"]["annotations"][_kubernetes.DIGEST]
     return {
-        "metadata": {"name": "plugin-x", "annotations": {plugin.DIGEST: digest}},
+        "metadata": {"name": "plugin-x", "annotations": {_kubernetes.DIGEST: digest}},
         "spec": {"nodeName": where},
         "status": {"conditions": [{"type": "Ready", "status": ready}], **status},
     }
@@ -125,7 +125,7 @@ def test_a_configuration_is_passed_on_and_makes_new_pods() -> None:
     assert environment(made)["CONFIG_FILE"] == "/config/config.yaml"
     config["sharing"]["timeSlicing"]["resources"][0]["replicas"] = 5
     again = plugin.documents(settings(config=config))
-    digests = [one[-1]["spec"]["template"]["metadata"]["annotations"][plugin.DIGEST] for one in (made, again)]
+    digests = [one[-1]["spec"]["template"]["metadata"]["annotations"][_kubernetes.DIGEST] for one in (made, again)]
     assert digests[0] != digests[1]
 
 
