@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The question to a cluster, asked of a real kube-apiserver as the account in docs/registry.md; skipped without one."""
+"""The question to a cluster, asked of a real kube-apiserver as the account in docs/registry.md."""
 
 from __future__ import annotations
 
@@ -22,21 +22,13 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.lab import paths
+from tests.lab import golang
 from tests.unit.roles.test_registry_gc import gc
 
 ROOT = Path(__file__).resolve().parents[3]
 ADMIN = "the-test-is-admin"
 GROUPS = {"rbac.authorization.k8s.io/v1": "/apis/rbac.authorization.k8s.io/v1", "v1": "/api/v1"}
 PLURALS = {"ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings"}
-
-
-def program(name: str) -> str:
-    """Return a program that the lab has built, the newest; skip where it has not."""
-    found = sorted(paths.artefacts().glob(f"go-{name}-*/{name}"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        pytest.skip(f"the lab has not built {name} on this machine")
-    return str(found[-1])
 
 
 def free_port() -> int:
@@ -85,7 +77,7 @@ def running(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.fixture(scope="module")
 def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
-    etcd, server = program("etcd"), program("kube-apiserver")
+    etcd, server = str(golang.program("etcd")), str(golang.program("kube-apiserver"))
     top = tmp_path_factory.mktemp("kube")
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
