@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 AT_ONCE = 6
-SECONDS = 150
+SECONDS = 240
 USER = "hdfs"
 
 
@@ -40,8 +40,12 @@ def ask(method: str, url: str, body: bytes | None = None) -> tuple[int, str, byt
 
 
 def write(bases: list[str], number: int) -> bool:
-    """Write a file; tell whether it was acknowledged, by whichever NameNode serves."""
-    return any(write_by(base, number) for base in bases)
+    """Write a file; tell whether it was acknowledged, by the NameNode that serves: it is asked first then."""
+    for base in list(bases):
+        if write_by(base, number):
+            bases.sort(key=lambda one: one != base)
+            return True
+    return False
 
 
 def write_by(base: str, number: int) -> bool:

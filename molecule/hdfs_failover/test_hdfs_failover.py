@@ -106,7 +106,7 @@ def test_nobody_else_decides_who_is_active(pair: Pair) -> None:
     said = pair.client.run(f"{command} set /hadoop-ha/slipway/ActiveBreadCrumb mine 2>&1").stdout
     assert "Insufficient permission" in said, said[-2000:]
     for name in (A, B, C):
-        assert leaks_on(pair.hosts[name], [Secret("zookeeper", PASSWORD)]) == []
+        assert leaks_on(pair.hosts[name], [Secret(PASSWORD, "hdfs")]) == []
 
 
 def test_no_acknowledged_write_is_lost_with_the_active_one_s_machine(pair: Pair, lab: Lab) -> None:
@@ -128,7 +128,7 @@ def test_no_acknowledged_write_is_lost_with_the_active_one_s_machine(pair: Pair,
         wait_for(
             lambda: "acknowledged" in host.run("cat /var/tmp/written").stdout,
             lambda: host.run("cat /var/tmp/written; journalctl -u writer").stdout + pair.journal(),
-            240,
+            300,
         )
         written = host.check_output("cat /var/tmp/written")
         assert f"acknowledged {count} " in written and " again 0" not in written, written

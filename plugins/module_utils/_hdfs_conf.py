@@ -237,6 +237,9 @@ def daemon_files(settings: Settings, component: str) -> list[dict[str, str]]:
         core["hadoop.http.staticuser.user"] = "nobody"
     if component == "zkfc":
         core["ha.zookeeper.quorum"] = ",".join(f"{name}:{ZOOKEEPER_PORT}" for name in settings.zookeepers)
+        # How long it asks a NameNode whose machine is gone to stand by: seconds, and not three quarters of a minute.
+        core |= {"ipc.client.connect.timeout": 5000, "ipc.client.connect.max.retries": 1}
+        core["ipc.client.connect.max.retries.on.timeouts"] = 1
         core["ha.zookeeper.auth"] = f"@{LOGIN}/auth"
         core["ha.zookeeper.acl"] = f"@{LOGIN}/acl"
     found = {"core-site.xml": core, "hdfs-site.xml": {**site, **settings.options}}
