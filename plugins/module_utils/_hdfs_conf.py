@@ -26,7 +26,8 @@ RACKS_PROGRAM = "/usr/local/lib/slipway/hdfs-racks"
 # Where the failover controller reads its login to ZooKeeper; its unit puts it there.
 LOGIN = "/run/slipway-hdfs-zkfc"
 ZOOKEEPER_USER = "hdfs"
-PROXY_PROVIDER = "org.apache.hadoop.hdfs.server.namenode.ha.ConfiguredFailoverProxyProvider"
+# Asks both at once which is active: one after the other would take seconds where the first one's machine is gone.
+PROXY_PROVIDER = "org.apache.hadoop.hdfs.server.namenode.ha.RequestHedgingProxyProvider"
 
 
 def size(text: t.Any) -> int:

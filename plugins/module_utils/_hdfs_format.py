@@ -21,6 +21,7 @@ from ansible_collections.slipway.platform.plugins.module_utils._run import Runne
 MARK = "/var/lib/slipway/hdfs/file-system.json"
 FORMAT_SECONDS = 300.0
 RESTORE = "playbooks/hdfs_restore.yml brings it back from the last checkpoint"
+NO_CHECKPOINT = "the other NameNode has none either: put back a copy of the directories of one of them"
 
 
 def cluster_ids(directories: t.Iterable[str]) -> dict[str, str]:
@@ -116,13 +117,24 @@ class Formatter:
         if mark and not self.other:
             raise HostError(
                 f"{where} has lost the file system {mark.cluster}, which is there since {mark.since}: "
-                f"nothing was formatted; {RESTORE}"
+                f"nothing was formatted; {self._way_back()}"
             )
         return "new", ""
 
-    def refuse_over(self, holders: t.Mapping[str, t.Sequence[str]]) -> None:
-        """Raise HostError when another daemon has a part of a file system: its blocks would be lost."""
+    def _way_back(self) -> str:
+        return NO_CHECKPOINT if self.failover else RESTORE
+
+    def refuse_over(
+        self, holders: t.Mapping[str, t.Sequence[str]], journals: t.Mapping[str, t.Sequence[str]] | None = None
+    ) -> None:
+        """Raise HostError when another daemon has a part of a file system: its blocks would be lost.
+
+        A format that was cut off may have reached the JournalNodes; then they do not count.
+        """
         elsewhere = {name: list(ids) for name, ids in holders.items() if ids}
+        mark = read_mark(self.mark)
+        if mark is None or mark.done:
+            elsewhere |= {f"the JournalNode {name}": list(ids) for name, ids in (journals or {}).items() if ids}
         own = sorted(set(cluster_ids(self.checkpoints).values()))
         if own:
             elsewhere["the checkpoint on this machine"] = own
@@ -130,7 +142,7 @@ class Formatter:
             parts = "; ".join(f"{name} has {', '.join(sorted(set(ids)))}" for name, ids in sorted(elsewhere.items()))
             raise HostError(
                 f"{', '.join(self.directories)} holds no file system, but others hold parts of one ({parts}): "
-                f"nothing was formatted; {RESTORE}"
+                f"nothing was formatted; {self._way_back()}"
             )
 
     def adopt(self, cluster: str, *, check: bool) -> bool:
@@ -146,8 +158,12 @@ class Formatter:
         """Format, and return the new ID. One that was cut off is done again: nothing can have been stored yet."""
         return self._made("formatted", "-format", "-nonInteractive", "-force")
 
-    def take_over(self) -> str:
-        """Take names and ID from the other NameNode, which runs; return the ID. What is here holds no file system."""
+    def take_over(self, unit: str) -> str:
+        """Take names and ID from the other NameNode, which runs; return the ID. What is here holds no file system.
+
+        The unit starts again and again on directories that hold nothing, and would be in the way.
+        """
+        self.runner(["systemctl", "stop", unit], timeout=FORMAT_SECONDS)
         return self._made("made a copy of the other one", "-bootstrapStandby", "-nonInteractive", "-force")
 
     def _made(self, verb: str, *words: str) -> str:
@@ -160,10 +176,26 @@ class Formatter:
         write_mark(Mark(cluster, _now(), True, self.failover), self.mark)
         return cluster
 
+    def shares(self, journals: t.Mapping[str, t.Sequence[str]]) -> bool:
+        """Tell whether this NameNode's edits are still to be put into the journal.
+
+        One that was alone does so, whatever is in the journal from a time before: it would read that, and not its own.
+        One that we know nothing of does so where the journal is empty.
+        """
+        mark = read_mark(self.mark)
+        alone = not mark.shared if mark else not any(journals.values())
+        if alone and self.other:
+            raise HostError(
+                f"{', '.join(self.directories)} holds a file system that was alone, and so does the other NameNode: "
+                "move away the directories of that one which is to take the other one's"
+            )
+        return alone
+
     def share(self, unit: str) -> None:
         """Put the edits of a NameNode that was alone into the journal of two. It must not run meanwhile."""
         self.runner(["systemctl", "stop", unit], timeout=FORMAT_SECONDS)
-        self._run("the JournalNodes could not get the NameNode's edits", "-initializeSharedEdits", "-nonInteractive")
+        wrong = "the JournalNodes could not get the NameNode's edits"
+        self._run(wrong, "-initializeSharedEdits", "-nonInteractive", "-force")
 
     def _run(self, wrong: str, *words: str) -> None:
         done = self.runner([*self.command, *words], timeout=FORMAT_SECONDS)

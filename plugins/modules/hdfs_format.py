@@ -48,10 +48,10 @@ options:
     description: Whether the other NameNode has the file system and runs. Directories without one get it from there.
     type: bool
     default: false
-  journal:
-    description: Whether a JournalNode has edits. Otherwise a NameNode that was alone puts its own there.
-    type: bool
-    default: true
+  journals:
+    description: IDs that were found on JournalNodes, by their names. They forbid to format, too.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Predicts, and refuses as always.
@@ -99,7 +99,7 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     "holders": {"type": "dict", "default": {}},
     "failover": {"type": "bool", "default": False},
     "other": {"type": "bool", "default": False},
-    "journal": {"type": "bool", "default": True},
+    "journals": {"type": "dict", "default": {}},
 }
 
 
@@ -114,14 +114,16 @@ def _present(params: t.Mapping[str, t.Any], *, check: bool) -> dict[str, t.Any]:
     if params["state"] == "planned":
         return {"changed": False, "clusters": [], "new": True}
     if not params["other"]:
-        formatter.refuse_over(params["holders"])
-    make = formatter.take_over if params["other"] else formatter.format
-    return {"changed": True, "clusters": [] if check else [make()], "new": check}
+        formatter.refuse_over(params["holders"], params["journals"])
+    if check:
+        return {"changed": True, "clusters": [], "new": True}
+    made = formatter.take_over(_hdfs_service.UNITS["namenode"]) if params["other"] else formatter.format()
+    return {"changed": True, "clusters": [made], "new": False}
 
 
 def _settled(formatter: _hdfs_format.Formatter, cluster: str, params: t.Mapping[str, t.Any], *, check: bool) -> bool:
     """Share and remember a file system that is there; tell whether that was anything new."""
-    shares = params["failover"] and not params["journal"]
+    shares = params["failover"] and formatter.shares(params["journals"])
     if shares and not check:
         formatter.share(_hdfs_service.UNITS["namenode"])
     return formatter.adopt(cluster, check=check) or shares

@@ -159,6 +159,13 @@ def _failover(value: t.Mapping[str, t.Any]) -> list[Problem]:
             problems.append(Problem("one machine, or hdfs_failover: true", ".namenodes", f"{len(namenodes)} machines"))
         return problems
     problems = []
+    for component, found in {
+        "namenode": namenodes,
+        **{part.removesuffix("s"): names[part] for part in QUORUMS},
+    }.items():
+        if component in (value.get("components") or []) and str(value.get("host")) not in found:
+            needs = f"a name in hdfs_{component}s, because this machine runs one"
+            problems.append(Problem(needs, ".host", shown(value.get("host"))))
     if len(namenodes) != 2:
         needs = "two machines, because hdfs_failover is true"
         problems.append(Problem(needs, ".namenodes", f"{len(namenodes)} machines"))
@@ -169,8 +176,9 @@ def _failover(value: t.Mapping[str, t.Any]) -> list[Problem]:
     if "secondary" in (value.get("components") or []):
         needs = "no secondary, because hdfs_failover is true and the standby makes the checkpoints"
         problems.append(Problem(needs, ".components", "one"))
-    if not re.fullmatch(r"[!-9;-~]{8,}", str(value.get("password") or "")):
-        needs = "eight or more ASCII characters without spaces and colons, because hdfs_failover is true"
+    # Hadoop takes several logins, with a comma between two.
+    if not re.fullmatch(r"[!-+\--9;-~]{8,}", str(value.get("password") or "")):
+        needs = "eight or more ASCII characters without spaces, colons and commas, because hdfs_failover is true"
         problems.append(Problem(needs, ".password", "another text (hidden)"))
     return problems
 

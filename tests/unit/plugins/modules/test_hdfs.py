@@ -89,8 +89,9 @@ def test_format(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch:
     pair = functools.partial(run, **arguments, failover=True)
     asked: list[str] = []
     monkeypatch.setattr(formatter, "share", lambda _self, unit: asked.append(unit))
-    assert pair(journal=False, _ansible_check_mode=True)["changed"] is True and asked == []
-    assert pair(journal=False)["changed"] is True and asked == ["slipway-hdfs-namenode.service"]
+    assert pair(_ansible_check_mode=True)["changed"] is True and asked == []
+    assert pair(journals={"data1": ["CID-1"]})["changed"] is True and asked == ["slipway-hdfs-namenode.service"]
+    assert pair()["changed"] is False and len(asked) == 1
     assert pair(other=True)["changed"] is False, "what is there is left alone"
     (name / "current" / "VERSION").unlink()
     assert "has lost the file system" in pair()["msg"]

@@ -103,6 +103,9 @@ def only(found: Any) -> tuple[str, str]:
         ("hdfs_together", {**PAIR, "journalnodes": THREE[:2]}, ".journalnodes", "an odd number"),
         ("hdfs_together", {**PAIR, "zookeepers": [*THREE, {"name": "four"}]}, ".zookeepers", "an odd number"),
         ("hdfs_together", {**PAIR, "password": "short"}, ".password", "eight or more"),
+        ("hdfs_together", {**PAIR, "password": "with,a-comma"}, ".password", "colons and commas"),
+        ("hdfs_together", {**PAIR, "host": "three.corp.lab"}, ".host", "a name in hdfs_namenodes"),
+        ("hdfs_together", {**PAIR, "components": ["zookeeper"], "host": "x.lab"}, ".host", "a name in hdfs_zookeepers"),
         (
             "hdfs_together",
             {**PAIR, "components": ["secondary"], "secondary": PAIR["host"]},
