@@ -32,6 +32,7 @@ INGEST = "/var/lib/containerd/io.containerd.content.v1.content/ingest"
 SEED = int(os.environ.get("SLIPWAY_SEED") or random.randrange(10**6))
 KILLS = 10
 OUTAGE_SECONDS = 120
+DEVICE = "eth0"
 
 
 @dataclasses.dataclass
@@ -207,13 +208,16 @@ def test_a_registry_that_is_away_for_two_minutes_during_a_pull(
     containers = "slipway-registry-proxy slipway-registry"
     node = hosts[NODE]
     assert node.run(f"rm -rf {INGEST}/*").rc == 0
+    # The pull takes half a minute, and is not over before the registry is away.
+    control.check_output(f"tc qdisc add dev {DEVICE} root tbf rate 80mbit burst 256kb latency 400ms")
     cluster.create(pod("large", "large:1", "stat -c %s /large", NODE))
     pulling = f"until [ $(du -sm {INGEST} | cut -f1) -gt 10 ]; do sleep 0.02; done"
-    assert node.run("timeout 120 sh -c %s", pulling).rc == 0, cluster.says("large")
-    control.check_output(f"docker kill {containers}")
-    control.check_output("systemctl stop slipway-registry-health.timer")  # it would bring the registry back
-    control.run(f"docker kill {containers}")
     try:
+        assert node.run("timeout 120 sh -c %s", pulling).rc == 0, cluster.says("large")
+        control.check_output(f"docker kill {containers}")
+        control.check_output("systemctl stop slipway-registry-health.timer")  # it would bring the registry back
+        control.run(f"docker kill {containers}")
+        control.check_output(f"tc qdisc del dev {DEVICE} root")
         end = time.monotonic() + OUTAGE_SECONDS
         while time.monotonic() < end:
             assert cluster.pod("large")["status"]["phase"] == "Pending", (
@@ -223,6 +227,7 @@ def test_a_registry_that_is_away_for_two_minutes_during_a_pull(
         said = cluster.says("large")
         assert "Failed to pull image" in said or "ErrImagePull" in said or "ImagePullBackOff" in said, said
     finally:
+        control.run(f"tc qdisc del dev {DEVICE} root")
         control.check_output(f"docker start {containers}; systemctl start slipway-registry-health.timer")
     # The kubelet's back-off goes up to five minutes.
     cluster.phase("large", "Succeeded", seconds=420)

@@ -18,6 +18,10 @@ from tests.testinfra.cluster import wait_for
 from tests.testinfra.lab import Lab
 from tests.testinfra.spark import PI, Cluster, flat, play, result, submit
 
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("SLIPWAY_LONG"), reason="part of make test-long: a quarter of an hour"
+)
+
 HERE = Path(__file__).resolve().parent
 DIRECTORY = "/var/lib/spark-shuffle"
 SPACE = "spark-shuffle"
@@ -317,7 +321,6 @@ def test_nothing_is_submitted_without_the_service(cluster: Cluster, node: Any) -
     assert serves(cluster)
 
 
-@pytest.mark.skipif(not os.environ.get("SLIPWAY_LONG"), reason="a node that reboots takes minutes: make test-long")
 def test_a_node_reboots(cluster: Cluster, lab: Lab, job: Callable[[str], Job]) -> None:
     run, uid = job("reboot").begin().idle(), pod_on(cluster)["metadata"]["uid"]
     restarts = sum(one["restartCount"] for one in pod_on(cluster)["status"]["containerStatuses"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from tests.testinfra.cluster import wait_for
 from tests.testinfra.play import REPOSITORY, run_play
 from tests.testinfra.secrets import Secret, leaks_in, leaks_on
 from tests.testinfra.spark import KUBECTL, PI, Cluster, flat, play, result, submit
+
+long = pytest.mark.skipif(not os.environ.get("SLIPWAY_LONG"), reason="part of make test-long")
 
 HERE = Path(__file__).resolve().parent
 CONTROL = "spark-control"
@@ -96,6 +99,7 @@ def submit_only(name: str, **job: Any) -> None:
     assert done.rc != 0 and f"{name} was given up: it has not ended within 30 seconds" in flat(done.output)
 
 
+@long
 def test_a_job_that_fails_is_an_error_until_it_is_run_again(cluster: Cluster, gone: Callable[[str], str]) -> None:
     name = gone("wrong")
     done = submit(name, arguments=["no-number"])
@@ -109,6 +113,7 @@ def test_a_job_that_fails_is_an_error_until_it_is_run_again(cluster: Cluster, go
     assert submit(name, arguments=["2"]).succeeded().changed == 1
 
 
+@long
 def test_an_interrupt_kills_it_if_asked_to(cluster: Cluster, gone: Callable[[str], str], tmp_path: Path) -> None:
     name = gone("cut")
     job = {"name": name, "application": PI, "arguments": ["5000"], "on_interrupt": "kill"}
@@ -181,6 +186,7 @@ def test_examples(control: Any, cluster: Cluster) -> None:
     cluster.ask("delete pod/examples configmap/examples")
 
 
+@long
 def test_a_plain_spark_submit_of_a_user(control: Any, cluster: Cluster, gone: Callable[[str], str]) -> None:
     name = gone("plain")
     command = f"spark-submit --name plain --conf spark.kubernetes.driver.pod.name={name}-driver {PI} 2"
@@ -217,6 +223,7 @@ def test_pod_security(cluster: Cluster) -> None:
         assert refused.rc != 0 and 'violates PodSecurity "restricted' in refused.stderr
 
 
+@long
 def test_quota_comes_and_goes(cluster: Cluster) -> None:
     assert play("spark.yml", "--check", spark_quota={"pods": "3"}).succeeded().changed == 1
     assert cluster.names("resourcequotas") == []
@@ -233,6 +240,7 @@ def test_what_kills_executors_is_refused() -> None:
     assert "spark_conf['spark.shuffle.service.enabled'] is True: it needs to be left to the role" in flat(done.output)
 
 
+@long
 def test_the_history_server_shows_what_has_ended(control: Any, cluster: Cluster, gone: Callable[[str], str]) -> None:
     name = gone("remembered")
     submit(name, arguments=["2"]).succeeded()
@@ -252,6 +260,7 @@ def test_the_history_server_shows_what_has_ended(control: Any, cluster: Cluster,
     assert json.loads(told())["id"] == identifier
 
 
+@long
 def test_the_history_server_comes_and_goes(cluster: Cluster) -> None:
     assert play("spark.yml", spark_history_node_port=30180).succeeded().changed
     assert cluster.get("service spark-history")["spec"]["ports"][0]["nodePort"] == 30180
@@ -273,6 +282,7 @@ def test_no_login_in_logs_and_files(control: Any, cluster: Cluster) -> None:
     assert leaks_on(control, [token]) == []
 
 
+@long
 def test_removed(control: Any, cluster: Cluster) -> None:
     done = run_play(HERE / "remove.yml", {}).succeeded()
     assert done.changed

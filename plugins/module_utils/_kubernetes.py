@@ -25,10 +25,12 @@ from ansible_collections.slipway.platform.plugins.module_utils._run import Resul
 SCRUBBED = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8")
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
-# What kubectl says of an API server that is just restarting; asked again, it answers.
+# What kubectl says of an API server that is just restarting; asked again, it answers. In its first seconds it has not
+# read who may do what, and forbids all to the administrator too.
 AWAY = re.compile(
     r"was refused|reset by peer|\bEOF\b|TLS handshake timeout|i/o timeout|etcdserver: |http2: |"
-    r"ServiceUnavailable|currently unable to handle|in the time allotted"
+    r"ServiceUnavailable|currently unable to handle|in the time allotted|"
+    r"Client\.Timeout exceeded|context deadline exceeded|is forbidden: User "
 )
 # How long it may take to come back: a kubelet of another release makes it anew some seconds after its own start.
 PATIENCE_SECONDS = 120.0

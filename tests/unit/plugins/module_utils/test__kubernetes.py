@@ -115,6 +115,28 @@ AWAY = Result(
 )
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        'Error from server (Forbidden): pods "x" is forbidden: User "kubernetes-admin" cannot delete resource "pods" '
+        'in API group "" in the namespace "default"',
+        "Unable to connect to the server: net/http: request canceled (Client.Timeout exceeded while awaiting headers)",
+        "Unable to connect to the server: context deadline exceeded",
+    ],
+)
+def test_what_an_api_server_says_in_its_first_seconds(places: _kubernetes.Places, said: str) -> None:
+    Path(places.admin).touch()
+    shell = Shell(Result(1, "", said), Result(0, "{}", ""))
+    assert _kubernetes.Api(shell, places, 60, lambda _: None).get("node", "a") == {}
+
+
+def test_what_is_refused_for_good_is_not_asked_again(places: _kubernetes.Places) -> None:
+    Path(places.admin).touch()
+    said = 'Error from server (Forbidden): pods "x" is forbidden: violates PodSecurity "restricted:latest"'
+    with pytest.raises(HostError, match="violates PodSecurity"):
+        _kubernetes.Api(Shell(Result(1, "", said)), places, 60, lambda _: None).get("node", "a")
+
+
 def test_an_api_server_that_is_away_is_asked_again_where_there_is_patience(places: _kubernetes.Places) -> None:
     Path(places.admin).touch()
     pauses: list[float] = []
