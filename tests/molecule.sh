@@ -27,7 +27,7 @@ export -f run_one
 
 rm -f "$logs"/molecule-*.failed
 # What takes longest for what fewest sites use, so that `make test` stays within its minutes; and what dies on purpose.
-long=" kubernetes_faults kubernetes_upgrade registry_mirror registry_s3 "
+long=" hdfs_failover kubernetes_faults kubernetes_upgrade registry_mirror registry_s3 "
 scenarios=()
 for file in molecule/*/molecule.yml; do
   scenario=$(basename "$(dirname "$file")")

@@ -286,7 +286,7 @@ def test_no_acknowledged_write_is_lost_when_the_namenode_is_killed(
         wait_for(
             lambda: "acknowledged" in host.run("cat /var/tmp/written").stdout,
             lambda: host.run("cat /var/tmp/written; journalctl -u writer").stdout,
-            seconds=200,
+            seconds=300,
         )
         written = host.check_output("cat /var/tmp/written")
         assert f"acknowledged {count} " in written and " again 0" not in written, written

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write small files into HDFS over WebHDFS, and note which the file system has acknowledged; or read all of them again.
 
-usage: writer.py write|read NAMENODE DIRECTORY COUNT NOTES. The second half is written once NOTES.go is there. A file is
-acknowledged when the DataNode has answered 201, when the NameNode has closed the file. One that is refused
+usage: writer.py write|read NAMENODE[,NAMENODE] DIRECTORY COUNT NOTES. The second half waits for NOTES.go.
+A file is acknowledged when the DataNode has answered 201, when the NameNode has closed the file. One that is refused
 or cut off is written again, under its own name.
 """
 
@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 AT_ONCE = 6
-SECONDS = 150
+SECONDS = 240
 USER = "hdfs"
 
 
@@ -39,8 +39,17 @@ def ask(method: str, url: str, body: bytes | None = None) -> tuple[int, str, byt
         link.close()
 
 
-def write(base: str, number: int) -> bool:
-    """Write a file; tell whether it was acknowledged."""
+def write(bases: list[str], number: int) -> bool:
+    """Write a file; tell whether it was acknowledged, by the NameNode that serves: it is asked first then."""
+    for base in list(bases):
+        if write_by(base, number):
+            bases.sort(key=lambda one: one != base)
+            return True
+    return False
+
+
+def write_by(base: str, number: int) -> bool:
+    """Write a file by one NameNode."""
     try:
         status, place, _ = ask("PUT", f"{base}/{number}?op=CREATE&overwrite=true&user.name={USER}")
         return status == 307 and ask("PUT", place, content(number))[0] == 201
@@ -48,18 +57,23 @@ def write(base: str, number: int) -> bool:
         return False
 
 
-def read(base: str, number: int) -> bool:
+def read(bases: list[str], number: int) -> bool:
     """Tell whether a file holds what was written."""
+    return any(read_by(base, number) for base in bases)
+
+
+def read_by(base: str, number: int) -> bool:
+    """Read a file by one NameNode."""
     status, place, _ = ask("GET", f"{base}/{number}?op=OPEN&user.name={USER}")
     return status == 307 and ask("GET", place)[2] == content(number)
 
 
-def main(mode: str, namenode: str, directory: str, count: int, notes: Path) -> int:
+def main(mode: str, namenodes: str, directory: str, count: int, notes: Path) -> int:
     """Run; the notes get a line for each acknowledged file as it happens."""
-    base = f"http://{namenode}/webhdfs/v1{directory}"
+    bases = [f"http://{namenode}/webhdfs/v1{directory}" for namenode in namenodes.split(",")]
     if mode == "read":
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            lost = [number for number, good in enumerate(pool.map(lambda n: read(base, n), range(count))) if not good]
+            lost = [number for number, good in enumerate(pool.map(lambda n: read(bases, n), range(count))) if not good]
         print(f"lost {lost}")
         return 1 if lost else 0
     deadline, lock, again = time.monotonic() + SECONDS, threading.Lock(), 0
@@ -70,7 +84,7 @@ def main(mode: str, namenode: str, directory: str, count: int, notes: Path) -> i
         nonlocal again
         while number >= count // 2 and not gate.exists():
             time.sleep(0.1)
-        while not write(base, number):
+        while not write(bases, number):
             again += 1
             if time.monotonic() > deadline:
                 return False

@@ -31,12 +31,25 @@ def hdfs_daemon_files(value: t.Any, component: str) -> list[dict[str, str]]:
     return _hdfs_conf.daemon_files(settings, component)
 
 
+def hdfs_zookeeper_login(value: t.Any) -> dict[str, str]:
+    """Return the failover controller's login to ZooKeeper by a password, and the owner of what it keeps there."""
+    return _hdfs_conf.zookeeper_login(str(value))
+
+
 def hdfs_datanodes(value: t.Any, hostvars: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
     """Return machines of the inventory as DataNodes."""
     try:
         return _hdfs_conf.datanodes(value, hostvars)
     except (KeyError, TypeError) as exc:
         raise AnsibleFilterError(f"hdfs_datanodes needs names of machines of the inventory: {exc}") from None
+
+
+def hdfs_machines(value: t.Any, hostvars: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
+    """Return machines of the inventory by the names that all resolve."""
+    try:
+        return _hdfs_conf.machines(value, hostvars)
+    except (KeyError, TypeError) as exc:
+        raise AnsibleFilterError(f"hdfs_machines needs names of machines of the inventory: {exc}") from None
 
 
 class FilterModule:
@@ -48,4 +61,6 @@ class FilterModule:
             "hdfs_client_files": hdfs_client_files,
             "hdfs_daemon_files": hdfs_daemon_files,
             "hdfs_datanodes": hdfs_datanodes,
+            "hdfs_machines": hdfs_machines,
+            "hdfs_zookeeper_login": hdfs_zookeeper_login,
         }

@@ -122,6 +122,10 @@ class Cluster:
         self.pause = pause
         self.lookup = lookup
 
+    def serve_from(self, address: str) -> None:
+        """Ask another NameNode from now on, the active one of two."""
+        self.address = self.system.address = address
+
     def listed(self, members: t.Sequence[Member], refresh: t.Sequence[str]) -> _host_state.Outcome:
         """Write the lists, and have a NameNode that runs read them; one that does not reads them when it starts."""
         view = _hdfs_web.view(self.address, self.fetch)

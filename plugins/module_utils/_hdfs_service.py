@@ -12,11 +12,13 @@ from ansible_collections.slipway.platform.plugins.module_utils import _hdfs_web,
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
-UNITS = {component: f"slipway-hdfs-{component}.service" for component in ("namenode", "secondary", "datanode")}
+COMPONENTS = ("namenode", "secondary", "datanode", "journalnode", "zookeeper", "zkfc")
+UNITS = {component: f"slipway-hdfs-{component}.service" for component in COMPONENTS}
 PATTERNS = {
     "namenode": "Hadoop:service=NameNode,name=*",
     "secondary": "Hadoop:service=SecondaryNameNode,name=*",
     "datanode": "Hadoop:service=DataNode,name=*",
+    "journalnode": "Hadoop:service=JournalNode,name=*",
 }
 
 
@@ -39,16 +41,29 @@ def refuse_loopback(name: str, *, lookup: t.Callable[..., t.Any] = socket.getadd
 def works(component: str, beans: t.Mapping[str, t.Mapping[str, t.Any]]) -> bool:
     """Tell from a daemon's beans whether it serves; a DataNode does when the NameNode has taken it in."""
     if component == "namenode":
-        return beans.get("NameNodeStatus", {}).get("State") == "active"
+        return beans.get("NameNodeStatus", {}).get("State") in ("active", "standby")
     if component == "datanode":
         actors = str(beans.get("DataNodeInfo", {}).get("BPServiceActorInfo", ""))
         return '"RUNNING"' in actors
     return bool(beans)
 
 
+def listens(address: str) -> bool:
+    """Tell whether a daemon without pages takes connections."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 @dataclasses.dataclass(kw_only=True)
 class Daemon:
-    """A daemon on this machine. address: host:port of its pages; inputs: globs of the files that it reads."""
+    """A daemon on this machine. address: host:port of its pages, or of its service where it has none.
+
+    inputs: globs of the files that it reads.
+    """
 
     component: str
     address: str
@@ -78,10 +93,15 @@ class Daemon:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + self.seconds
-        while not works(self.component, _hdfs_web.beans(self.address, PATTERNS[self.component], self.fetch)):
+        while not self._works():
             if time.monotonic() >= deadline:
                 raise HostError(f"{self.unit} does not work after {self.seconds:g} seconds: {self._why()}")
             self.pause(1)
+
+    def _works(self) -> bool:
+        if self.component not in PATTERNS:
+            return listens(self.address)
+        return works(self.component, _hdfs_web.beans(self.address, PATTERNS[self.component], self.fetch))
 
     def _why(self) -> str:
         lines = _units.journal_lines(self.unit, runner=self.runner)

@@ -102,6 +102,30 @@ def view(address: str, fetch: Fetch = fetch) -> View | None:
         return None
 
 
+def active_view(addresses: t.Iterable[str], fetch: Fetch = fetch) -> View | None:
+    """Return what the NameNode that serves says; None where none of them does."""
+    found = (view(address, fetch) for address in addresses)
+    return next((one for one in found if one is not None and one.active), None)
+
+
+def wait_for_active(
+    addresses: t.Sequence[str], *, seconds: float, fetch: Fetch = fetch, pause: t.Callable[[float], None] = time.sleep
+) -> str:
+    """Return which of the NameNodes serves; raises HostError when none does in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        for address in addresses:
+            found = view(address, fetch)
+            if found is not None and found.active:
+                return address
+        if time.monotonic() >= deadline:
+            raise HostError(
+                f"no NameNode at {' or '.join(addresses)} serves after {seconds:g} seconds: "
+                "look at journalctl -u slipway-hdfs-namenode -u slipway-hdfs-zkfc on their machines"
+            )
+        pause(1)
+
+
 def wait_for_view(
     address: str, *, seconds: float, fetch: Fetch = fetch, pause: t.Callable[[float], None] = time.sleep
 ) -> View:

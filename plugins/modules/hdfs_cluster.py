@@ -27,6 +27,11 @@ options:
     description: Host and port of the NameNode's pages.
     type: str
     required: true
+  others:
+    description: The same of further NameNodes. With O(state=settled), that one is asked which is active.
+    type: list
+    elements: str
+    default: []
   user:
     description: HDFS' superuser.
     type: str
@@ -143,6 +148,7 @@ from ansible_collections.slipway.platform.plugins.module_utils._module import Mo
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "state": {"type": "str", "choices": ["listed", "settled"], "required": True},
     "address": {"type": "str", "required": True},
+    "others": {"type": "list", "elements": "str", "default": []},
     "user": {"type": "str", "default": "hdfs"},
     "datanodes": {
         "type": "list",
@@ -194,8 +200,11 @@ def _directories(params: t.Mapping[str, t.Any]) -> list[_hdfs_cluster.Directory]
 
 def _settled(cluster: _hdfs_cluster.Cluster, module: Module) -> dict[str, t.Any]:
     params, members = module.params, _members(module.params)
-    if module.check_mode and _hdfs_web.view(params["address"]) is None:
+    addresses = [params["address"], *params["others"]]
+    if module.check_mode and _hdfs_web.active_view(addresses) is None:
         return {"changed": False, "actions": [], "leaving": {}}
+    if params["others"]:
+        cluster.serve_from(_hdfs_web.wait_for_active(addresses, seconds=params["timeout"]))
     view = cluster.out_of_safe_mode(params["timeout"])
     actions = cluster.directories(_directories(params))
     for sentence in _hdfs_cluster.problems(members, view):

@@ -40,6 +40,18 @@ options:
     description: IDs that were found on other machines, by a name for messages; any ID forbids to format.
     type: dict
     default: {}
+  failover:
+    description: Whether this is one of two NameNodes.
+    type: bool
+    default: false
+  other:
+    description: Whether the other NameNode has the file system and runs. Directories without one get it from there.
+    type: bool
+    default: false
+  journals:
+    description: IDs that were found on JournalNodes, by their names. They forbid to format, too.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Predicts, and refuses as always.
@@ -75,7 +87,7 @@ new:
 
 import typing as t
 
-from ansible_collections.slipway.platform.plugins.module_utils import _hdfs_format
+from ansible_collections.slipway.platform.plugins.module_utils import _hdfs_format, _hdfs_service
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._module import Module
 
@@ -85,21 +97,36 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     "checkpoints": {"type": "list", "elements": "path", "default": []},
     "command": {"type": "list", "elements": "str", "default": []},
     "holders": {"type": "dict", "default": {}},
+    "failover": {"type": "bool", "default": False},
+    "other": {"type": "bool", "default": False},
+    "journals": {"type": "dict", "default": {}},
 }
 
 
 def _present(params: t.Mapping[str, t.Any], *, check: bool) -> dict[str, t.Any]:
     formatter = _hdfs_format.Formatter(
-        directories=params["directories"], command=params["command"], checkpoints=params["checkpoints"]
+        **{name: params[name] for name in ("directories", "command", "checkpoints", "failover", "other")}
     )
     state, cluster = formatter.state()
     if state == "formatted":
-        changed = params["state"] == "present" and formatter.adopt(cluster, check=check)
+        changed = params["state"] == "present" and _settled(formatter, cluster, params, check=check)
         return {"changed": changed, "clusters": [cluster], "new": False}
     if params["state"] == "planned":
         return {"changed": False, "clusters": [], "new": True}
-    formatter.refuse_over(params["holders"])
-    return {"changed": True, "clusters": [] if check else [formatter.format()], "new": check}
+    if not params["other"]:
+        formatter.refuse_over(params["holders"], params["journals"])
+    if check:
+        return {"changed": True, "clusters": [], "new": True}
+    made = formatter.take_over(_hdfs_service.UNITS["namenode"]) if params["other"] else formatter.format()
+    return {"changed": True, "clusters": [made], "new": False}
+
+
+def _settled(formatter: _hdfs_format.Formatter, cluster: str, params: t.Mapping[str, t.Any], *, check: bool) -> bool:
+    """Share and remember a file system that is there; tell whether that was anything new."""
+    shares = params["failover"] and formatter.shares(params["journals"])
+    if shares and not check:
+        formatter.share(_hdfs_service.UNITS["namenode"])
+    return formatter.adopt(cluster, check=check) or shares
 
 
 def main() -> None:

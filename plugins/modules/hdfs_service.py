@@ -19,7 +19,7 @@ options:
   component:
     description: The daemon.
     type: str
-    choices: [namenode, secondary, datanode]
+    choices: [namenode, secondary, datanode, journalnode, zookeeper, zkfc]
     required: true
   state:
     description:
@@ -32,13 +32,14 @@ options:
     type: str
     required: true
   port:
-    description: Port of the daemon's pages.
+    description: Port of the daemon's pages, or of its service where it has none.
     type: int
     required: true
-  namenode:
-    description: Host and port of the NameNode's pages, for O(state=retired).
-    type: str
-    default: ""
+  namenodes:
+    description: Host and port of the pages of each NameNode, for O(state=retired).
+    type: list
+    elements: str
+    default: []
   inputs:
     description: Globs of the files that the daemon reads when it starts.
     type: list
@@ -85,20 +86,20 @@ from ansible_collections.slipway.platform.plugins.module_utils._errors import Ho
 from ansible_collections.slipway.platform.plugins.module_utils._module import Module
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
-    "component": {"type": "str", "choices": ["namenode", "secondary", "datanode"], "required": True},
+    "component": {"type": "str", "choices": list(_hdfs_service.COMPONENTS), "required": True},
     "state": {"type": "str", "choices": ["started", "retired"], "default": "started"},
     "host": {"type": "str", "required": True},
     "port": {"type": "int", "required": True},
-    "namenode": {"type": "str", "default": ""},
+    "namenodes": {"type": "list", "elements": "str", "default": []},
     "inputs": {"type": "list", "elements": "str", "default": []},
     "timeout": {"type": "int", "default": 300},
 }
 
 
 def _retired(daemon: _hdfs_service.Daemon, params: t.Mapping[str, t.Any], *, check: bool) -> list[str]:
-    view = _hdfs_web.view(params["namenode"])
+    view = _hdfs_web.active_view(params["namenodes"])
     if view is None:
-        raise HostError(f"the NameNode at {params['namenode']} does not answer: {params['host']} was left running")
+        raise HostError(f"no NameNode serves at {' or '.join(params['namenodes'])}: {params['host']} was left running")
     node = view.nodes.get(params["host"])
     return daemon.stopped(check=check) if node is None or node.state == "Decommissioned" else []
 

@@ -13,6 +13,8 @@ from ansible_collections.slipway.platform.plugins.plugin_utils._rules import Pro
 MIB = 1024**2
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
 _RACK = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9_.-]*)+\Z")
+_NAMESERVICE = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?\Z")
+QUORUMS = ("journalnodes", "zookeepers")
 _PATH = re.compile(r"(/[^/\x00-\x1f\x7f:]+)+\Z")
 
 
@@ -117,8 +119,16 @@ def hdfs_datanodes(value: t.Any) -> Verdict:
     return problems
 
 
+def hdfs_nameservice(value: t.Any) -> Verdict:
+    """Accept a name that is no host's: it goes into keys of hdfs-site.xml and into addresses."""
+    return None if _NAMESERVICE.match(str(value)) else "a name of lower-case letters, digits and -, without dots"
+
+
 def hdfs_together(value: t.Any) -> Verdict:
-    """Accept {components, host, namenode, secondary, datanodes, replication} that make one file system, or none."""
+    """Accept {components, host, namenode, secondary, datanodes, replication} that make one file system, or none.
+
+    With failover true, {namenodes, journalnodes, zookeepers, password} too.
+    """
     components = value.get("components") or []
     if not components:
         return None
@@ -129,10 +139,48 @@ def hdfs_together(value: t.Any) -> Verdict:
             needs = "a name that all machines resolve, because hdfs_components is set"
             problems.append(Problem(needs, f".{part}", shown(name)))
     for part, name in (("namenode", namenode), ("secondary", secondary)):
-        if part in components and host != name:
+        if part in components and host != name and not value.get("failover"):
             needs = f"the name hdfs_{part} has, {shown(name)}, because this machine runs it"
             problems.append(Problem(needs, ".host", shown(host)))
-    return problems + _replication(value)
+    return problems + _failover(value) + _replication(value)
+
+
+def _failover(value: t.Mapping[str, t.Any]) -> list[Problem]:
+    """Accept what two NameNodes need, all of it, or one NameNode without any of it."""
+    names = {part: [str(item.get("name")) for item in value.get(part) or []] for part in QUORUMS}
+    namenodes = [str(item.get("name")) for item in value.get("namenodes") or []]
+    if not value.get("failover"):
+        problems = [
+            Problem("nobody, or hdfs_failover: true", f".{part}", f"{len(found)} machines")
+            for part, found in names.items()
+            if found
+        ]
+        if len(namenodes) > 1:
+            problems.append(Problem("one machine, or hdfs_failover: true", ".namenodes", f"{len(namenodes)} machines"))
+        return problems
+    problems = []
+    for component, found in {
+        "namenode": namenodes,
+        **{part.removesuffix("s"): names[part] for part in QUORUMS},
+    }.items():
+        if component in (value.get("components") or []) and str(value.get("host")) not in found:
+            needs = f"a name in hdfs_{component}s, because this machine runs one"
+            problems.append(Problem(needs, ".host", shown(value.get("host"))))
+    if len(namenodes) != 2:
+        needs = "two machines, because hdfs_failover is true"
+        problems.append(Problem(needs, ".namenodes", f"{len(namenodes)} machines"))
+    for part, found in names.items():
+        if len(found) < 3 or len(found) % 2 == 0:
+            needs = "an odd number of machines, three or more, because hdfs_failover is true"
+            problems.append(Problem(needs, f".{part}", f"{len(found)} machines"))
+    if "secondary" in (value.get("components") or []):
+        needs = "no secondary, because hdfs_failover is true and the standby makes the checkpoints"
+        problems.append(Problem(needs, ".components", "one"))
+    # Hadoop takes several logins, with a comma between two.
+    if not re.fullmatch(r"[!-+\--9;-~]{8,}", str(value.get("password") or "")):
+        needs = "eight or more ASCII characters without spaces, colons and commas, because hdfs_failover is true"
+        problems.append(Problem(needs, ".password", "another text (hidden)"))
+    return problems
 
 
 def _replication(value: t.Mapping[str, t.Any]) -> list[Problem]:
@@ -150,6 +198,7 @@ RULES: dict[str, Rule] = {
     "hdfs_checksum": hdfs_checksum,
     "hdfs_datanodes": hdfs_datanodes,
     "hdfs_directories": hdfs_directories,
+    "hdfs_nameservice": hdfs_nameservice,
     "hdfs_options": hdfs_options,
     "hdfs_paths": hdfs_paths,
     "hdfs_rack": hdfs_rack,

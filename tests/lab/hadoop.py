@@ -34,13 +34,13 @@ GROUPS = {
     "hdfs_datanodes": {"hosts": ["node1", "node2"]},
     "hdfs_clients": {"hosts": ["control"]},
 }
-WEB_PAGES = ("datanode", "hdfs", "secondary", "static")
+WEB_PAGES = ("datanode", "hdfs", "journal", "secondary", "static")
 
 
 def directory() -> Path:
     """Directory with the tarball and its checksum; named by what it is made of."""
     sources = [path.read_text(encoding="utf-8") for path in sorted((FILES / "hadoop").iterdir())]
-    return paths.artefacts() / f"hadoop-{paths.digest(VERSION, PLUGIN, *sources)}"
+    return paths.artefacts() / f"hadoop-{paths.digest(VERSION, PLUGIN, *WEB_PAGES, *sources)}"
 
 
 def content() -> Path:

@@ -56,11 +56,18 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     },
     # What the role gives its templates one by one, as it loops over components.
     "hdfs": {
-        "minimal": {"__hdfs_component": "datanode", "__hdfs_level": "INFO", "hdfs_namenode": "name"},
+        "minimal": {
+            "__hdfs_component": "datanode",
+            "__hdfs_level": "INFO",
+            "hdfs_namenode": "name",
+            "hdfs_host": "name",
+        },
         "full": {
-            "__hdfs_component": "namenode",
+            "__hdfs_component": "zkfc",
             "__hdfs_level": "WARN",
             "hdfs_namenode": "name.corp.lab",
+            "hdfs_host": "name.corp.lab",
+            "hdfs_zookeepers": [{"name": f"{letter}.corp.lab", "machine": letter} for letter in "abc"],
             "hdfs_components": ["namenode", "secondary", "datanode", "client"],
             "hdfs_data_dirs": ["/data/1", "/data/2"],
         },
@@ -68,6 +75,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
             "__hdfs_component": "secondary",
             "__hdfs_level": "WARN",
             "hdfs_namenode": "name.corp.lab",
+            "hdfs_host": "name.corp.lab",
             "hdfs_checkpoint_dir": "/srv/ü",
         },
     },
@@ -153,7 +161,7 @@ def test_renders_to_what_its_reader_can_parse(path: Path, case: str) -> None:
         assert "Unit" in parse_unit(text).sections()
     elif name.startswith("nginx"):
         assert "events" in parse_nginx(text)
-    elif name.endswith(".properties"):
+    elif name.endswith((".properties", ".cfg")):  # also ZooKeeper reads its file as Java's properties
         lines = [line for line in text.splitlines() if line and not line.startswith("#")]
         assert lines and all(re.fullmatch(r"[\w.]+=\S.*", line) for line in lines)
     elif text.startswith("#!/bin/sh\n"):

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tell how the file system is, by what the NameNode says of it: on its machine, without a JVM.
+"""Tell how the file system is, by what the NameNode says of it, the active one of two: on its machine, without a JVM.
 
 Without an argument for people; --check prints a JSON list of what is wrong, one sentence each, and always ends well.
 """
@@ -98,17 +98,37 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
 
 def main(words: list[str]) -> int:
     """Run the program; for people it ends with 1 when something is wrong."""
-    address = json.loads(CONFIG.read_text(encoding="utf-8"))["address"]
-    try:
-        found = beans(address)
-        wrong = problems(found)
-    except (OSError, ValueError, KeyError) as exc:
-        found, wrong = {}, [f"the NameNode at {address} does not answer: {exc}"]
+    addresses = json.loads(CONFIG.read_text(encoding="utf-8"))["addresses"]
+    found, states, wrong = ask(addresses)
     if "--check" in words:
-        print(json.dumps(wrong))
+        print(json.dumps([*wrong, *(problems(found) if found else [])]))
         return 0
-    print(summary(found) if found else wrong[0])
-    return 1 if wrong else 0
+    for address, state in states.items() if len(addresses) > 1 else ():
+        print(f"NameNode {address}: {state}")
+    print("\n".join([*([summary(found)] if found else []), *(f"! {sentence}" for sentence in wrong)]))
+    return 1 if wrong or problems(found) else 0
+
+
+def ask(addresses: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[str]]:
+    """Return what the NameNode that serves says, the state of each, and what is wrong with them."""
+    found: dict[str, dict[str, Any]] = {}
+    states, wrong = {}, []
+    for address in addresses:
+        try:
+            said = beans(address)
+            states[address] = said["NameNodeStatus"]["State"]
+            problems(said)
+        except (OSError, ValueError, KeyError) as exc:
+            states[address] = "no answer"
+            wrong.append(f"the NameNode at {address} does not answer: {exc}")
+            continue
+        if states[address] == "active":
+            found = said
+        elif len(addresses) == 1 or states[address] != "standby":
+            wrong.append(f"the NameNode at {address} is {states[address]}")
+    if len(addresses) > 1 and not found:
+        wrong.append("no NameNode is active: nothing can be read or written")
+    return found, states, wrong
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ status, rack = load("hdfs_status"), load("hdfs_racks")
 def found(*, info: dict[str, Any] | None = None, **system: Any) -> dict[str, dict[str, Any]]:
     live = {"one:9866": {"adminState": "In Service", "numBlocks": 3, "remaining": GIB, "location": "/a"}}
     return {
+        "NameNodeStatus": {"State": "active"},
         "NameNodeInfo": {"ClusterId": "CID-1", "Version": "3.4.2, r1", "LiveNodes": json.dumps(live), **(info or {})},
         "FSNamesystem": {
             "CapacityTotal": 10 * GIB,
@@ -96,15 +97,48 @@ def test_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(status, "CONFIG", tmp_path / "status.json")
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        status.CONFIG.write_text(json.dumps({"address": f"127.0.0.1:{server.server_port}"}))
+        status.CONFIG.write_text(json.dumps({"addresses": [f"127.0.0.1:{server.server_port}"]}))
         assert status.main(["--check"]) == 0
         assert "1 blocks are missing" in json.loads(capsys.readouterr().out)[0]
         assert status.main([]) == 1
         assert "! 1 blocks are missing" in capsys.readouterr().out
         server.shutdown()
-    status.CONFIG.write_text(json.dumps({"address": "127.0.0.1:1"}))
+    status.CONFIG.write_text(json.dumps({"addresses": ["127.0.0.1:1"]}))
     assert status.main([]) == 1 and "does not answer" in capsys.readouterr().out
     assert status.main(["--check"]) == 0 and "does not answer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("states", "sentences"),
+    [
+        (["active", "standby"], []),
+        (["standby", "standby"], ["no NameNode is active: nothing can be read or written"]),
+        (["active", "initializing"], ["the NameNode at b:1 is initializing"]),
+        (["", "active"], ["the NameNode at a:1 does not answer: away"]),
+    ],
+)
+def test_two_of_them(
+    states: list[str],
+    sentences: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    known = dict(zip(["a:1", "b:1"], states, strict=True))
+
+    def beans(address: str) -> dict[str, dict[str, Any]]:
+        if not known[address]:
+            raise OSError("away")
+        return {**found(), "NameNodeStatus": {"State": known[address]}}
+
+    monkeypatch.setattr(status, "beans", beans)
+    monkeypatch.setattr(status, "CONFIG", tmp_path / "status.json")
+    status.CONFIG.write_text(json.dumps({"addresses": list(known)}))
+    assert status.main(["--check"]) == 0 and json.loads(capsys.readouterr().out) == sentences
+    assert status.main([]) == bool(sentences)
+    said = capsys.readouterr().out
+    assert f"NameNode b:1: {states[1]}" in said and all(f"! {one}" in said for one in sentences)
+    assert ("file system CID-1" in said) == ("active" in states)
 
 
 def test_racks(monkeypatch: pytest.MonkeyPatch) -> None:

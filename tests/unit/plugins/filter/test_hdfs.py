@@ -15,6 +15,8 @@ def test_each_filter_does_its_part() -> None:
     assert set(FILTERS["hdfs_client_files"](SETTINGS)) == {"core-site.xml", "hdfs-site.xml"}
     assert len(FILTERS["hdfs_daemon_files"](SETTINGS, "datanode")) == 2
     assert FILTERS["hdfs_datanodes"](["a"], {"a": {}})[0]["name"] == "a"
+    assert FILTERS["hdfs_machines"](["a"], {"a": {"hdfs_host": "a.x"}}) == [{"name": "a.x", "machine": "a"}]
+    assert FILTERS["hdfs_zookeeper_login"]("secret")["auth"] == "digest:hdfs:secret"
 
 
 def test_other_input_is_refused() -> None:
@@ -26,3 +28,5 @@ def test_other_input_is_refused() -> None:
         FILTERS["hdfs_daemon_files"](SETTINGS, "journal")
     with pytest.raises(AnsibleFilterError, match="machines of the inventory"):
         FILTERS["hdfs_datanodes"](["b"], {"a": {}})
+    with pytest.raises(AnsibleFilterError, match="machines of the inventory"):
+        FILTERS["hdfs_machines"](["b"], {"a": {}})

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from typing import Any
 
@@ -78,3 +79,49 @@ def test_datanodes_come_from_the_inventory() -> None:
         {"name": "node1.corp.lab", "machine": "node1", "rack": "/a", "decommission": False},
         {"name": "node2", "machine": "node2", "rack": "", "decommission": True},
     ]
+
+
+PAIR: dict[str, Any] = {
+    **FULL,
+    "host": "b.corp.lab",
+    "nameservice": "site",
+    "namenodes": ["b.corp.lab", "a.corp.lab"],
+    "journalnodes": ["a.corp.lab", "b.corp.lab", "c.corp.lab"],
+    "zookeepers": ["a.corp.lab", "b.corp.lab", "c.corp.lab"],
+    "journal_dir": "/a/journal",
+}
+
+
+def test_clients_of_two_know_both_by_one_name() -> None:
+    files = _hdfs_conf.client_files(_hdfs_conf.Settings.parse(PAIR))
+    assert read(files["core-site.xml"]) == {"fs.defaultFS": "hdfs://site"}
+    site = read(files["hdfs-site.xml"])
+    assert site["dfs.ha.namenodes.site"] == "nn1,nn2" and "dfs.namenode.rpc-address" not in site
+    assert site["dfs.namenode.rpc-address.site.nn1"] == "a.corp.lab:8020", "numbered by name, not by the order given"
+    assert site["dfs.namenode.http-address.site.nn2"] == "b.corp.lab:9870"
+    assert not any("journal" in key or "shared" in key for key in site)
+
+
+def test_two_namenodes_share_a_journal() -> None:
+    settings = _hdfs_conf.Settings.parse(PAIR)
+    found = {
+        part: [read(item["content"]) for item in _hdfs_conf.daemon_files(settings, part)] for part in _hdfs_conf.PARTS
+    }
+    name = found["namenode"][1]
+    assert name["dfs.namenode.shared.edits.dir"] == "qjournal://a.corp.lab:8485;b.corp.lab:8485;c.corp.lab:8485/site"
+    assert name["dfs.ha.namenode.id"] == "nn2" and name["dfs.ha.automatic-failover.enabled"] == "true"
+    decides, keys = found["zkfc"]
+    assert decides["ha.zookeeper.quorum"] == "a.corp.lab:2181,b.corp.lab:2181,c.corp.lab:2181"
+    assert decides["ha.zookeeper.auth"].startswith("@/run/slipway-hdfs-zkfc/") and keys["dfs.ha.namenode.id"] == "nn2"
+    assert found["journalnode"][1]["dfs.journalnode.rpc-address"] == "b.corp.lab:8485"
+    one = read(_hdfs_conf.daemon_files(_hdfs_conf.Settings.parse(FULL), "namenode")[1]["content"])
+    assert not any(key.startswith("dfs.ha") or "shared" in key for key in one)
+    assert {"dfs.ha.fencing.methods", "dfs.nameservices"} <= _hdfs_conf.owned_keys()
+
+
+def test_the_login_to_zookeeper_is_of_its_scheme_digest() -> None:
+    """As ZooKeeper's DigestAuthenticationProvider computes it for super:test in its own documentation's way."""
+    login = _hdfs_conf.zookeeper_login("test")
+    assert login["auth"] == "digest:hdfs:test"
+    assert re.fullmatch(r"digest:hdfs:[A-Za-z0-9+/]{27}=:rwcda", login["acl"])
+    assert login != _hdfs_conf.zookeeper_login("other")

@@ -79,3 +79,21 @@ def test_a_name_that_does_not_resolve_is_refused() -> None:
 
     with pytest.raises(HostError, match="does not resolve"):
         _hdfs_service.refuse_loopback("data.corp.lab", lookup=lookup)
+
+
+def test_one_without_pages_works_when_it_takes_connections(host: FakeHost) -> None:
+    unit = "slipway-hdfs-zkfc.service"
+    host.units[unit] = FakeUnit()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        it = _hdfs_service.Daemon(
+            component="zkfc", address=address, inputs=(), seconds=0, runner=host, pause=lambda _: None
+        )
+        assert it.started(check=False) == [f"enable {unit}", f"start {unit}"]
+    with pytest.raises(HostError, match="does not work after 0 seconds"):
+        it.started(check=False)
+
+
+def test_one_that_stands_by_works() -> None:
+    assert _hdfs_service.works("namenode", {"NameNodeStatus": {"State": "standby"}})
+    assert not _hdfs_service.works("namenode", {"NameNodeStatus": {"State": "initializing"}})

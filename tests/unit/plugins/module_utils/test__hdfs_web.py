@@ -79,3 +79,25 @@ def test_requests_go_direct(monkeypatch: pytest.MonkeyPatch) -> None:
         assert _hdfs_web.fetch("GET", f"{base}/good") == (200, b"text")
         assert _hdfs_web.fetch("GET", f"{base}/bad") == (404, b"text")
         server.shutdown()
+
+
+def test_which_of_two_serves() -> None:
+    nodes = {"a": NameNode(state="standby"), "b": NameNode(live={"x": live(blocks=2)})}
+
+    def fetch(method: str, url: str) -> tuple[int, bytes]:
+        return nodes[url.removeprefix("http://")[0]](method, url)
+
+    seen = _hdfs_web.active_view(["a:1", "b:1"], fetch)
+    assert seen is not None and seen.nodes["x"].blocks == 2
+    assert _hdfs_web.wait_for_active(["a:1", "b:1"], seconds=0, fetch=fetch) == "b:1"
+    nodes["b"].up = False
+    assert _hdfs_web.active_view(["a:1", "b:1"], fetch) is None
+    comes = iter([False, True])
+
+    def pause(_seconds: float) -> None:
+        nodes["b"].up = next(comes)
+
+    assert _hdfs_web.wait_for_active(["a:1", "b:1"], seconds=60, fetch=fetch, pause=pause) == "b:1"
+    nodes["b"].up = False
+    with pytest.raises(HostError, match="no NameNode at a:1 or b:1 serves after 0 seconds"):
+        _hdfs_web.wait_for_active(["a:1", "b:1"], seconds=0, fetch=fetch)

@@ -64,7 +64,7 @@ def node(host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nam
 
 
 def test_format(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = tmp_path / "name"
+    name, formatter = tmp_path / "name", _hdfs_format.Formatter
     monkeypatch.setattr(
         _hdfs_format, "Formatter", functools.partial(_hdfs_format.Formatter, mark=str(tmp_path / "mark.json"))
     )
@@ -86,6 +86,16 @@ def test_format(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch:
     assert run(**arguments)["clusters"] == ["CID-1"]
     again = run(**arguments)
     assert (again["changed"], again["new"]) == (False, False)
+    pair = functools.partial(run, **arguments, failover=True)
+    asked: list[str] = []
+    monkeypatch.setattr(formatter, "share", lambda _self, unit: asked.append(unit))
+    assert pair(_ansible_check_mode=True)["changed"] is True and asked == []
+    assert pair(journals={"data1": ["CID-1"]})["changed"] is True and asked == ["slipway-hdfs-namenode.service"]
+    assert pair()["changed"] is False and len(asked) == 1
+    assert pair(other=True)["changed"] is False, "what is there is left alone"
+    (name / "current" / "VERSION").unlink()
+    assert "has lost the file system" in pair()["msg"]
+    assert pair(other=True, holders={"data1": ["CID-1"]})["clusters"] == ["CID-1"]
     assert run(state="looked", **arguments)["clusters"] == ["CID-1"]
 
 
@@ -101,6 +111,7 @@ def test_cluster(capsys: pytest.CaptureFixture[str], node: NameNode, warned: lis
     assert node.paths["/user/ada"]["owner"] == "ada" and node.paths["/tmp"]["permission"] == "1777"
     assert any("one is unknown" in text for text in warned)
     assert run(state="settled", users=["ada"], _ansible_check_mode=True)["changed"] is False
+    assert run(state="settled", users=["ada"], others=["other:9870"], slice=0)["changed"] is False, "they are there"
     node.safe_mode = "on"
     assert "read-only" in run(state="settled", timeout=0)["msg"]
     node.up = False
@@ -114,7 +125,7 @@ def test_service(
     answer = functools.partial(lambda *_: (200, json.dumps({"beans": [bean]}).encode()))
     monkeypatch.setattr(_hdfs_service, "Daemon", functools.partial(_hdfs_service.Daemon, runner=host, fetch=answer))
     host.units[DATANODE] = FakeUnit()
-    arguments = {"component": "datanode", "host": "data", "port": 9864, "namenode": "name:9870"}
+    arguments = {"component": "datanode", "host": "data", "port": 9864, "namenodes": ["name:9870"]}
     run = functools.partial(call, capsys, hdfs_service, **arguments)
     monkeypatch.setattr(_hdfs_service, "refuse_loopback", lambda _name: None)
     assert run()["actions"] == [f"enable {DATANODE}", f"start {DATANODE}"]

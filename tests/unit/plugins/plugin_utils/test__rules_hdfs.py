@@ -20,6 +20,18 @@ TOGETHER: dict[str, Any] = {
 }
 
 
+THREE = [{"name": "one.corp.lab"}, {"name": "two.corp.lab"}, {"name": "three.corp.lab"}]
+PAIR: dict[str, Any] = {
+    **TOGETHER,
+    "failover": True,
+    "namenodes": THREE[:2],
+    "journalnodes": THREE,
+    "zookeepers": THREE,
+    "password": "eight-or-more",
+    "components": ["namenode"],
+}
+
+
 @pytest.mark.parametrize(
     ("rule", "value"),
     [
@@ -37,6 +49,9 @@ TOGETHER: dict[str, Any] = {
         ("hdfs_datanodes", []),
         ("hdfs_together", TOGETHER),
         ("hdfs_together", {**TOGETHER, "components": [], "namenode": ""}),
+        ("hdfs_together", PAIR),
+        ("hdfs_together", {**PAIR, "host": "two.corp.lab"}),
+        ("hdfs_nameservice", "slipway"),
         ("hdfs_together", {**TOGETHER, "components": ["client"], "host": "x", "datanodes": [], "replication": "3"}),
     ],
 )
@@ -82,6 +97,22 @@ def only(found: Any) -> tuple[str, str]:
         ("hdfs_together", {**TOGETHER, "secondary": "two"}, ".host", "hdfs_secondary"),
         ("hdfs_together", {**TOGETHER, "replication": 3}, ".replication", "from 1 to 2"),
         ("hdfs_together", {**TOGETHER, "replication": "two"}, ".replication", "from 1 to 2"),
+        ("hdfs_together", {**TOGETHER, "namenodes": THREE[:2]}, ".namenodes", "hdfs_failover: true"),
+        ("hdfs_together", {**TOGETHER, "zookeepers": THREE}, ".zookeepers", "hdfs_failover: true"),
+        ("hdfs_together", {**PAIR, "namenodes": THREE}, ".namenodes", "two machines"),
+        ("hdfs_together", {**PAIR, "journalnodes": THREE[:2]}, ".journalnodes", "an odd number"),
+        ("hdfs_together", {**PAIR, "zookeepers": [*THREE, {"name": "four"}]}, ".zookeepers", "an odd number"),
+        ("hdfs_together", {**PAIR, "password": "short"}, ".password", "eight or more"),
+        ("hdfs_together", {**PAIR, "password": "with,a-comma"}, ".password", "colons and commas"),
+        ("hdfs_together", {**PAIR, "host": "three.corp.lab"}, ".host", "a name in hdfs_namenodes"),
+        ("hdfs_together", {**PAIR, "components": ["zookeeper"], "host": "x.lab"}, ".host", "a name in hdfs_zookeepers"),
+        (
+            "hdfs_together",
+            {**PAIR, "components": ["secondary"], "secondary": PAIR["host"]},
+            ".components",
+            "the standby makes the checkpoints",
+        ),
+        ("hdfs_nameservice", "My.Site", "", "without dots"),
         (
             "hdfs_together",
             {**TOGETHER, "datanodes": [NODES[0], {**NODES[1], "decommission": True}]},
