@@ -28,6 +28,7 @@ PROXY = re.compile(r"\b(https?|all)_proxy=", re.IGNORECASE)
 # What a proxy has no business with.
 INTERNAL = re.compile(r"corp\.lab|cluster\.local|\.svc\b|^(\w+://)?(172\.29\.64|10\.96|10\.244|127\.0)\.")
 CRI = "/usr/local/bin/test-cri"
+SHUFFLED = "/var/lib/spark-shuffle"
 PULLER, OLD, NEW = "puller", "s3\"cr:e t%41'", "r0t@ted,\\ t%{oo}"
 ADMIN = {"name": "admin", "password": "lab-registry-admin"}
 
@@ -371,7 +372,10 @@ def test_offboarding_needs_a_limit() -> None:
 
 def test_a_machine_leaves(cluster: Cluster, node: Any) -> None:
     docker = pids(node)[2]
+    # As Spark's shuffle service leaves it (spark_shuffle: external).
+    node.check_output(f"mkdir -p {SHUFFLED}/spark-{'0' * 32}/1")
     play("offboard.yml", "-l", NODE).succeeded()
+    assert node.check_output(f"ls {SHUFFLED}") == ""
     assert cluster.run(f"get node {NODE}").rc != 0
     assert not node.exists("kubelet")
     left = "/etc/kubernetes/kubelet.conf /etc/slipway/kubernetes_node /run/flannel/subnet.env /var/lib/cni/networks"
