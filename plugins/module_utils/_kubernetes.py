@@ -20,7 +20,7 @@ import typing as t
 
 from ansible_collections.slipway.platform.plugins.module_utils import _files
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
-from ansible_collections.slipway.platform.plugins.module_utils._run import Result, Runner
+from ansible_collections.slipway.platform.plugins.module_utils._run import Result, Runner, run
 
 SCRUBBED = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8")
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
@@ -135,7 +135,7 @@ class Api:
         argv = [*SCRUBBED, "kubectl", f"--kubeconfig={self.places.admin}", "--request-timeout=20s", *words]
         return self.runner(argv, timeout=timeout, stdin=stdin)
 
-    def wait(self, seconds: float, pause: t.Callable[[float], None] = time.sleep) -> None:
+    def wait(self, seconds: float) -> None:
         """Wait until the API server answers that it is ready; HostError when it does not."""
         deadline = time.monotonic() + seconds
         while True:
@@ -144,7 +144,7 @@ class Api:
                 return
             if time.monotonic() >= deadline:
                 raise HostError(f"the API server does not answer: {told(done.stderr)}")
-            pause(1)
+            self.pause(1)
 
     def get(self, *words: str) -> dict[str, t.Any] | None:
         """Return an object; None where there is none."""
@@ -160,6 +160,23 @@ class Api:
         said = self.ask(*words, stdin=text, timeout=120).splitlines()
         matches = [match for line in said if (match := re.match(r"(\S+) (created|configured)", line))]
         return [f"{match[2]} {match[1]}" for match in matches]
+
+
+@dataclasses.dataclass(kw_only=True)
+class Administrator:
+    """Who works on a cluster, on a machine of its control plane; runner, places and pause are for tests.
+
+    patience: as of Api.
+    """
+
+    check: bool
+    runner: Runner = run
+    places: Places = dataclasses.field(default_factory=Places)
+    pause: t.Callable[[float], None] = time.sleep
+    patience: float = PATIENCE_SECONDS
+
+    def __post_init__(self) -> None:
+        self.api = Api(self.runner, self.places, self.patience, self.pause)
 
 
 def resource(kind: str, version: str, name: str, namespace: str = "", **more: t.Any) -> dict[str, t.Any]:

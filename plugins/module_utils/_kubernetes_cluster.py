@@ -14,7 +14,6 @@ import typing as t
 
 from ansible_collections.slipway.platform.plugins.module_utils import _host_state, _kubernetes
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
-from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
 # A join takes seconds; what is left of a run that was killed is of no use to anybody soon after.
 TOKEN_LIFE = "15m"
@@ -133,23 +132,11 @@ def smoke_pod(name: str, node: str, image: str) -> dict[str, t.Any]:
     }
 
 
-class Cluster:
-    """The cluster, asked on a machine of its control plane; places and pause are for tests."""
+@dataclasses.dataclass(kw_only=True)
+class Cluster(_kubernetes.Administrator):
+    """The cluster, asked on a machine of its control plane."""
 
-    def __init__(
-        self,
-        *,
-        check: bool,
-        runner: Runner = run,
-        places: _kubernetes.Places | None = None,
-        pause: t.Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.check = check
-        self.runner = runner
-        self.places = places or _kubernetes.Places()
-        self.pause = pause
-        self.api = _kubernetes.Api(runner, self.places, _kubernetes.PATIENCE_SECONDS, pause)
-        self.outcome = Outcome()
+    outcome: Outcome = dataclasses.field(default_factory=Outcome)
 
     def info(self) -> Outcome:
         """Tell which cluster this is, at once or not at all: it is asked before anything changes."""
@@ -167,7 +154,7 @@ class Cluster:
         Waits for a kubeadm that is at work here, and for a server that is just restarting.
         """
         with _kubernetes.alone(self.places, check=False):
-            self.api.wait(seconds, self.pause)
+            self.api.wait(seconds)
         version = json.loads(self.api.ask("get", "--raw=/version")).get("gitVersion", "")
         found = self.api.get("nodes") or {"items": []}
         self.outcome.told = {"version": version, "nodes": [report(item) for item in found["items"]]}

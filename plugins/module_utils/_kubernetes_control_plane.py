@@ -11,12 +11,10 @@ import glob
 import json
 import os
 import re
-import time
 import typing as t
 
 from ansible_collections.slipway.platform.plugins.module_utils import _host_state, _kubernetes
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
-from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
 # What an init that was cut off has left; kubeadm takes it over when told so.
 MANIFESTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd")
@@ -207,23 +205,11 @@ class Outcome(_host_state.Outcome):
     """What was done."""
 
 
-class ControlPlaneHost:
-    """The machine of the control plane; places is for tests, pause is what waits between two questions."""
+@dataclasses.dataclass(kw_only=True)
+class ControlPlaneHost(_kubernetes.Administrator):
+    """The machine of the control plane."""
 
-    def __init__(
-        self,
-        *,
-        check: bool,
-        runner: Runner = run,
-        places: _kubernetes.Places | None = None,
-        pause: t.Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.check = check
-        self.runner = runner
-        self.places = places or _kubernetes.Places()
-        self.pause = pause
-        self.api = _kubernetes.Api(runner, self.places, _kubernetes.PATIENCE_SECONDS, pause)
-        self.outcome = Outcome()
+    outcome: Outcome = dataclasses.field(default_factory=Outcome)
 
     def present(self, settings: Settings) -> Outcome:
         """Have a control plane, its pod network and its DNS."""
@@ -232,7 +218,7 @@ class ControlPlaneHost:
         self._refuse_proxies()
         if self.check and not os.path.exists(self.places.admin):
             return self.outcome
-        self.api.wait(ANSWER_SECONDS, self.pause)
+        self.api.wait(ANSWER_SECONDS)
         documents = flannel(settings) if settings.flannel_image else []
         dns = _kubernetes.resource("ConfigMap", "v1", "coredns", "kube-system", data={"Corefile": corefile(settings)})
         for action in self.api.apply([*documents, dns], check=self.check):

@@ -13,7 +13,6 @@ import glob
 import os
 import re
 import shutil
-import time
 import typing as t
 
 from ansible_collections.slipway.platform.plugins.module_utils import (
@@ -25,7 +24,7 @@ from ansible_collections.slipway.platform.plugins.module_utils import (
     _units,
 )
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
-from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
+from ansible_collections.slipway.platform.plugins.module_utils._run import Runner
 
 PACKAGES = _kubernetes_node.PACKAGES
 # How many minor versions a kubelet may be behind its API server.
@@ -193,23 +192,12 @@ class Repository:
         return os.path.join(unpacked, "usr/bin/kubeadm")
 
 
-class UpgradeHost:
-    """One machine; places and pause are for tests."""
+@dataclasses.dataclass(kw_only=True)
+class UpgradeHost(_kubernetes.Administrator):
+    """One machine; an API server that is away before an upgrade stops it at once."""
 
-    def __init__(
-        self,
-        *,
-        check: bool,
-        runner: Runner = run,
-        places: _kubernetes.Places | None = None,
-        pause: t.Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.check = check
-        self.runner = runner
-        self.places = places or _kubernetes.Places()
-        self.pause = pause
-        self.api = _kubernetes.Api(runner, self.places)
-        self.outcome = Outcome()
+    patience: float = 0.0
+    outcome: Outcome = dataclasses.field(default_factory=Outcome)
 
     @property
     def is_control_plane(self) -> bool:
@@ -296,7 +284,7 @@ class UpgradeHost:
                 words = ("upgrade", "apply", release(target), "--yes", *_ignoring(ignored))
                 self._do(*words, f"--kubeconfig={self.places.admin}")
                 if not self.check:
-                    self.api.wait(ANSWER_SECONDS, self.pause)
+                    self.api.wait(ANSWER_SECONDS)
         return self.outcome
 
     def node(self, *, ignored: t.Sequence[str] = ()) -> Outcome:

@@ -14,7 +14,6 @@ import typing as t
 
 from ansible_collections.slipway.platform.plugins.module_utils import _host_state, _images, _kubernetes, _registry_api
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
-from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
 NAME = "nvidia-device-plugin"
 RUNTIME = "nvidia"
@@ -218,24 +217,12 @@ class Outcome(_host_state.Outcome):
     gpus: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-class DevicePlugin:
-    """The plugin in a cluster, asked where /etc/kubernetes/admin.conf is; places, pause and status are for tests."""
+@dataclasses.dataclass(kw_only=True)
+class DevicePlugin(_kubernetes.Administrator):
+    """The plugin in a cluster; status, which asks a registry for an image, is for tests."""
 
-    def __init__(
-        self,
-        *,
-        check: bool,
-        runner: Runner = run,
-        places: _kubernetes.Places | None = None,
-        pause: t.Callable[[float], None] = time.sleep,
-        status: t.Callable[[Registry, _images.Name], int] = Registry.status,
-    ) -> None:
-        self.check = check
-        self.places = places or _kubernetes.Places()
-        self.pause = pause
-        self.status = status
-        self.api = _kubernetes.Api(runner, self.places)
-        self.outcome = Outcome()
+    status: t.Callable[[Registry, _images.Name], int] = Registry.status
+    outcome: Outcome = dataclasses.field(default_factory=Outcome)
 
     def present(self, settings: Settings) -> Outcome:
         """Have the RuntimeClass and the plugin, and GPUs on every node that should offer some."""

@@ -19,7 +19,6 @@ from ansible_collections.slipway.platform.plugins.module_utils import (
     _spark_shuffle,
 )
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
-from ansible_collections.slipway.platform.plugins.module_utils._run import Runner, run
 
 # What marks an object as ours: only such are ever taken away.
 PART = "slipway.platform/part"
@@ -149,22 +148,11 @@ class Outcome(_host_state.Outcome):
     leaving: bool = False
 
 
-class SparkCluster:
-    """The cluster, asked on a machine of its control plane; places and pause are for tests."""
+@dataclasses.dataclass(kw_only=True)
+class SparkCluster(_kubernetes.Administrator):
+    """The cluster, asked on a machine of its control plane."""
 
-    def __init__(
-        self,
-        *,
-        check: bool,
-        runner: Runner = run,
-        places: _kubernetes.Places | None = None,
-        pause: t.Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.check = check
-        self.places = places or _kubernetes.Places()
-        self.pause = pause
-        self.api = _kubernetes.Api(runner, self.places)
-        self.outcome = Outcome()
+    outcome: Outcome = dataclasses.field(default_factory=Outcome)
 
     def present(self, settings: Settings) -> Outcome:
         """Have everything that an application needs; HostError where the namespace is somebody else's."""

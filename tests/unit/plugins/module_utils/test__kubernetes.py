@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from ansible_collections.slipway.platform.plugins.module_utils import _kubernetes
+from ansible_collections.slipway.platform.plugins.module_utils import (
+    _kubernetes,
+    _kubernetes_cluster,
+    _kubernetes_control_plane,
+    _kubernetes_upgrade,
+    _nvidia_device_plugin,
+    _spark,
+)
 from ansible_collections.slipway.platform.plugins.module_utils._errors import HostError
 from ansible_collections.slipway.platform.plugins.module_utils._run import Result
 
@@ -153,6 +160,30 @@ def test_an_api_server_that_is_away_is_asked_again_where_there_is_patience(place
     with pytest.raises(HostError, match="no such thing"):
         _kubernetes.Api(wrong, places, 60, pauses.append).get("node", "a")
     assert (len(hasty.calls), len(wrong.calls), len(pauses)) == (1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [
+        _kubernetes_cluster.Cluster,
+        _kubernetes_control_plane.ControlPlaneHost,
+        _nvidia_device_plugin.DevicePlugin,
+        _spark.SparkCluster,
+    ],
+)
+def test_all_who_work_on_a_cluster_have_patience(
+    places: _kubernetes.Places, worker: type[_kubernetes.Administrator]
+) -> None:
+    Path(places.admin).touch()
+    shell = Shell(AWAY, Result(0, "{}", ""))
+    assert worker(check=False, runner=shell, places=places, pause=lambda _: None).api.get("node", "a") == {}
+
+
+def test_an_upgrade_has_none(places: _kubernetes.Places) -> None:
+    Path(places.admin).touch()
+    host = _kubernetes_upgrade.UpgradeHost(check=False, runner=Shell(AWAY), places=places, pause=lambda _: None)
+    with pytest.raises(HostError, match="was refused"):
+        host.api.get("node", "a")
 
 
 def test_patience_ends(places: _kubernetes.Places) -> None:
