@@ -62,6 +62,11 @@ class Pair:
     def active(self, name: str, seconds: float = 180) -> None:
         wait_for(lambda: self.states()[name] == "active", self.states, seconds)
 
+    def segments(self, name: str) -> set[str]:
+        """Return the finished segments of the journal that a machine has."""
+        listed = self.hosts[name].check_output("find %s -name 'edits_*-*' -printf '%%f\n'", "/srv/hdfs/journal")
+        return set(listed.split())
+
     def put(self, path: str, text: str) -> None:
         self.client.check_output("printf %s | runuser -u hdfs -- hdfs dfs -put -f - %s", text, path)
 
@@ -173,6 +178,8 @@ def test_one_journal_and_one_zookeeper_may_be_away(pair: Pair) -> None:
     finally:
         pair.client.check_output(f"systemctl start {units}")
     pair.whole()
+    # Also the JournalNode has all of it then: it fetches what it missed every two minutes.
+    wait_for(lambda: pair.segments(A) <= pair.segments(C), lambda: str(pair.segments(A) - pair.segments(C)), 300)
 
 
 def test_a_lost_disk_comes_back_from_the_other_one(pair: Pair) -> None:
@@ -211,6 +218,14 @@ def test_half_of_it_is_not_taken_for_the_whole(pair: Pair) -> None:
     assert refused.rc != 0 and "holds one half of what two NameNodes share" in refused.output, refused.output[-3000:]
     play("hdfs.yml").succeeded()
     pair.whole()
+
+
+def test_removed_and_back(pair: Pair) -> None:
+    play("remove.yml").succeeded()
+    assert pair.hosts[A].run("systemctl list-units --plain --no-legend 'slipway-hdfs-*'").stdout == ""
+    play("hdfs.yml").succeeded()
+    pair.whole()
+    assert pair.read("/before-the-loss") == "1"
 
 
 def test_from_one_namenode_to_two(pair: Pair) -> None:

@@ -160,9 +160,8 @@ def namenode(settings: Settings) -> dict[str, t.Any]:
 
 def _shared(settings: Settings) -> dict[str, t.Any]:
     """Return what makes two NameNodes one: the journal that both read and only one at a time may write."""
-    quorum = ";".join(f"{name}:{JOURNAL_PORT}" for name in settings.journalnodes)
     return {
-        "dfs.namenode.shared.edits.dir": f"qjournal://{quorum}/{settings.nameservice}",
+        **_journal(settings),
         "dfs.ha.namenode.id": numbers(settings).get(settings.host, ""),
         "dfs.ha.automatic-failover.enabled": True,
         # The JournalNodes take edits of one NameNode only, the last that became active: another one that still takes
@@ -171,14 +170,20 @@ def _shared(settings: Settings) -> dict[str, t.Any]:
     }
 
 
+def _journal(settings: Settings) -> dict[str, t.Any]:
+    quorum = ";".join(f"{name}:{JOURNAL_PORT}" for name in settings.journalnodes)
+    return {"dfs.namenode.shared.edits.dir": f"qjournal://{quorum}/{settings.nameservice}"}
+
+
 def zkfc(settings: Settings) -> dict[str, t.Any]:
     """Return the keys of the failover controller, which are those of its NameNode."""
     return _shared(settings)
 
 
 def journalnode(settings: Settings) -> dict[str, t.Any]:
-    """Return a JournalNode's keys."""
+    """Return a JournalNode's keys. It knows the others, and fetches from them what was written while it was away."""
     return {
+        **_journal(settings),
         "dfs.journalnode.edits.dir": settings.journal_dir,
         "dfs.journalnode.rpc-address": f"{settings.host}:{JOURNAL_PORT}",
         "dfs.journalnode.http-address": f"{settings.host}:{JOURNAL_WEB_PORT}",
@@ -232,7 +237,9 @@ def owned_keys() -> set[str]:
 def daemon_files(settings: Settings, component: str) -> list[dict[str, str]]:
     """Return path and content of one daemon's files. Each has its own, so that another's change does not restart it."""
     core: dict[str, t.Any] = {**_core(settings), "hadoop.tmp.dir": "/tmp"}
-    site = {**_common(settings), **PARTS[component](settings)}
+    # What a file is made of does not concern those who keep two NameNodes together: no change of it restarts them.
+    shared = _addresses if component in ("journalnode", "zkfc") else _common
+    site = {**shared(settings), **PARTS[component](settings)}
     if component == "namenode":
         core["net.topology.script.file.name"] = RACKS_PROGRAM
         core["hadoop.http.staticuser.user"] = "nobody"

@@ -113,7 +113,13 @@ def test_two_namenodes_share_a_journal() -> None:
     decides, keys = found["zkfc"]
     assert decides["ha.zookeeper.quorum"] == "a.corp.lab:2181,b.corp.lab:2181,c.corp.lab:2181"
     assert decides["ha.zookeeper.auth"].startswith("@/run/slipway-hdfs-zkfc/") and keys["dfs.ha.namenode.id"] == "nn2"
-    assert found["journalnode"][1]["dfs.journalnode.rpc-address"] == "b.corp.lab:8485"
+    journal = found["journalnode"][1]
+    assert journal["dfs.journalnode.rpc-address"] == "b.corp.lab:8485"
+    assert journal["dfs.namenode.shared.edits.dir"] == name["dfs.namenode.shared.edits.dir"], (
+        "it fetches from the others"
+    )
+    for kept in (journal, keys):
+        assert not {"dfs.replication", "dfs.blocksize"} & kept.keys(), "a change of these restarts neither"
     one = read(_hdfs_conf.daemon_files(_hdfs_conf.Settings.parse(FULL), "namenode")[1]["content"])
     assert not any(key.startswith("dfs.ha") or "shared" in key for key in one)
     assert {"dfs.ha.fencing.methods", "dfs.nameservices"} <= _hdfs_conf.owned_keys()
