@@ -86,8 +86,28 @@ def find(name: str) -> Container | None:
 
 
 def own_containers() -> list[Container]:
-    """Every container of the lab, running or not."""
-    return list(client().containers.list(all=True, filters={"label": plan.LABEL_MACHINE}))
+    """Every container of the lab, running or not. Another process may be removing some of them meanwhile."""
+    filters = {"label": plan.LABEL_MACHINE}
+    return list(client().containers.list(all=True, filters=filters, ignore_removed=True))
+
+
+def remove(container: Container) -> bool:
+    """Remove a container with its volumes, whoever else does so at the moment.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        LabError: The engine could not.
+    """
+    try:
+        container.remove(v=True, force=True)
+    except docker.errors.NotFound:
+        return False
+    except docker.errors.APIError as error:
+        if "already in progress" not in str(error):
+            raise LabError(f"Container {container.name} could not be removed: {error.explanation}") from error
+    return True
 
 
 def clear_leftovers() -> list[str]:
@@ -98,8 +118,7 @@ def clear_leftovers() -> list[str]:
     """
     removed = []
     for container in own_containers():
-        if container.status in ("dead", "removing"):
-            container.remove(v=True, force=True)
+        if container.status in ("dead", "removing") and remove(container):
             removed.append(container.name)
     return removed
 

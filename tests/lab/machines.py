@@ -123,14 +123,7 @@ def destroy(name: str) -> bool:
     if container is None:
         return False
     ssh.forget(_ssh_names(name, container.labels.get(plan.LABEL_ADDRESS, "")))
-    try:
-        container.remove(v=True, force=True)
-    except docker.errors.NotFound:
-        return False
-    except docker.errors.APIError as error:
-        if "already in progress" not in str(error):
-            raise LabError(f"Machine {name} could not be removed: {error.explanation}") from error
-    return True
+    return engine.remove(container)
 
 
 def stop(name: str) -> None:
