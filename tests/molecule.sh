@@ -28,9 +28,10 @@ export -f run_one
 rm -f "$logs"/molecule-*.failed
 # What takes longest for what fewest sites use, so that `make test` stays within its minutes; and what dies on purpose.
 long=" hdfs_failover kubernetes_faults kubernetes_upgrade registry_mirror registry_s3 "
+# What takes longest begins first, so that at the end nothing runs alone for long.
+first=(kubernetes_faults spark hdfs_failover kubernetes_upgrade kubernetes hdfs kubernetes_gpu)
 scenarios=()
-for file in molecule/*/molecule.yml; do
-  scenario=$(basename "$(dirname "$file")")
+for scenario in $(printf '%s\n' "${first[@]}" molecule/*/molecule.yml | sed 's|molecule/||; s|/molecule.yml||' | awk '!seen[$0]++'); do
   if [[ $long == *" $scenario "* && -z ${SLIPWAY_LONG-} ]]; then
     echo "    $scenario: for make test-long, or make molecule S=$scenario"
   else
