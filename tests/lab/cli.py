@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--ca", type=Path, default=paths.state() / "pki" / "ca.crt", help="PEM file of its authority"
         )
-    add("images", _images, "Make every image of the lab.")
+    add("images", _images, "Make all that `make test` needs: machines, Kubernetes, Hadoop, Spark's images.")
     add("clean", _clean, "Remove images and artefacts that no recipe makes any more.")
     add("molecule-create", _molecule_create, "Make a scenario's machines (molecule/shared/create.yml).")
     add("molecule-destroy", _molecule_destroy, "Remove a scenario's machines (molecule/shared/destroy.yml).")
