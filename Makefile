@@ -85,6 +85,7 @@ test: setup ## Everything that CI runs
 
 test-long: setup ## The long matrices: all hostile credentials, both Debians for every role, chaos, a cluster, a bucket
 	@export SLIPWAY_LONG=1
+	$(STEP) "Unit tests, with examples by chance" $(PY) -m pytest tests/unit -q
 	$(STEP) "What programs make of our files" $(PY) -m pytest tests/templates -q
 	$(STEP) "The whole site, long" $(PY) -m pytest tests/site -q
 	$(STEP) "Roles by molecule, long" tests/molecule.sh

@@ -81,11 +81,12 @@ def _fits(kind: str, value: t.Any) -> bool:
         return isinstance(value, list if kind == "list" else dict)
     if kind not in _CHECKS:
         return True
-    if kind in ("int", "float") and isinstance(value, bool):
+    # Ansible takes a list of three for sign, digits and exponent, as decimal.Decimal does.
+    if kind in ("int", "float") and isinstance(value, (bool, list, dict)):
         return False
     try:
         _CHECKS[kind][0](value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 import hypothesis
@@ -14,8 +15,10 @@ from ansible_collections.slipway.platform.plugins.module_utils import _host_stat
 from tests.unit.fakes import FakeHost
 
 # A busy machine is no fault of the code: 200 ms are hypothesis' own idea of what an example may take.
-hypothesis.settings.register_profile("no deadline", deadline=None)
-hypothesis.settings.load_profile("no deadline")
+hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
+# `make test` has the same examples each time: a change is refused for what it does, and not for what chance finds.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("long" if os.environ.get("SLIPWAY_LONG") else "same")
 
 
 @pytest.fixture

@@ -105,6 +105,12 @@ def test_other_roles_variables_are_none_of_its_business() -> None:
     assert _spec.check({"a": {}}, {"other_role_thing": [1]}) == []
 
 
+@pytest.mark.parametrize("value", [[0, [1], 0], [2**63, None, None], "inf", float("inf"), {}])
+def test_a_number_is_nothing_else(value: Any) -> None:
+    (sentence,) = check({"type": "int"}, value)
+    assert "needs" in sentence
+
+
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
