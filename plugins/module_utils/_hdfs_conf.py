@@ -160,8 +160,9 @@ def namenode(settings: Settings) -> dict[str, t.Any]:
 
 def _shared(settings: Settings) -> dict[str, t.Any]:
     """Return what makes two NameNodes one: the journal that both read and only one at a time may write."""
+    quorum = ";".join(f"{name}:{JOURNAL_PORT}" for name in settings.journalnodes)
     return {
-        **_journal(settings),
+        "dfs.namenode.shared.edits.dir": f"qjournal://{quorum}/{settings.nameservice}",
         "dfs.ha.namenode.id": numbers(settings).get(settings.host, ""),
         "dfs.ha.automatic-failover.enabled": True,
         # The JournalNodes take edits of one NameNode only, the last that became active: another one that still takes
@@ -170,20 +171,17 @@ def _shared(settings: Settings) -> dict[str, t.Any]:
     }
 
 
-def _journal(settings: Settings) -> dict[str, t.Any]:
-    quorum = ";".join(f"{name}:{JOURNAL_PORT}" for name in settings.journalnodes)
-    return {"dfs.namenode.shared.edits.dir": f"qjournal://{quorum}/{settings.nameservice}"}
-
-
 def zkfc(settings: Settings) -> dict[str, t.Any]:
     """Return the keys of the failover controller, which are those of its NameNode."""
     return _shared(settings)
 
 
 def journalnode(settings: Settings) -> dict[str, t.Any]:
-    """Return a JournalNode's keys. It knows the others, and fetches from them what was written while it was away."""
+    """Return a JournalNode's keys."""
     return {
-        **_journal(settings),
+        # What it fetched from the others would stand beside the unfinished segment that it was killed with; it then
+        # answers no question about its segments, and with two such JournalNodes no NameNode can be brought back.
+        "dfs.journalnode.enable.sync": False,
         "dfs.journalnode.edits.dir": settings.journal_dir,
         "dfs.journalnode.rpc-address": f"{settings.host}:{JOURNAL_PORT}",
         "dfs.journalnode.http-address": f"{settings.host}:{JOURNAL_WEB_PORT}",
