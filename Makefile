@@ -75,10 +75,12 @@ molecule: setup ## Prove the roles on real machines: make molecule [S=scenario]
 test: setup ## Everything that CI runs
 	@# What the cache lacks is made beside the checks that leave a core idle; who needs a part of it waits for that part.
 	mkdir -p .slipway/logs
-	setsid nice $(LAB) images >.slipway/logs/images.log 2>&1 &
-	trap 'kill -- -$$! 2>/dev/null || true' EXIT
-	$(STEP) "Lint" tests/lint.sh
+	setsid nice $(LAB) images >.slipway/logs/images.log 2>&1 & made=$$!
+	setsid $(STEP) "Lint, beside the unit tests" tests/lint.sh >.slipway/logs/lint.log 2>&1 & lint=$$!
+	trap 'kill -- -$$made -$$lint 2>/dev/null || true' EXIT
 	$(STEP) "Unit tests" $(PY) -m pytest --cov=plugins --cov=images/registry_ui/registry_ui --cov-fail-under=95 -q
+	wait $$lint || { cat .slipway/logs/lint.log; exit 1; }
+	cat .slipway/logs/lint.log
 	$(STEP) "The whole site on a fresh lab" $(PY) -m pytest tests/site -q
 	$(STEP) "The registry's pages in Chromium" $(PY) -m pytest tests/browser -q
 	$(STEP) "Roles by molecule" tests/molecule.sh

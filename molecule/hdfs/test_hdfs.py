@@ -23,6 +23,7 @@ UNIT = "slipway-hdfs-{}.service"
 MIB = 1024 * 1024
 STATUS = "/usr/local/lib/slipway/hdfs-status"
 MARK = "/var/lib/slipway/hdfs/file-system.json"
+LONG = pytest.mark.skipif(not os.environ.get("SLIPWAY_LONG"), reason="part of make test-long")
 LIVING = {NAME: ("namenode", "datanode"), DATA1: ("secondary", "datanode"), DATA2: ("datanode",)}
 
 
@@ -192,6 +193,7 @@ def test_a_killed_datanode_comes_back_and_a_stopped_one_loses_nothing(
     hdfs.healthy()
 
 
+@LONG
 def test_safe_mode_is_told(name: Any, hdfs: FileSystem) -> None:
     name.check_output("runuser -u hdfs -- hdfs dfsadmin -safemode enter")
     try:
@@ -296,6 +298,7 @@ def test_no_acknowledged_write_is_lost_when_the_namenode_is_killed(
     hdfs.healthy()
 
 
+@LONG
 def test_a_reboot_changes_nothing(hosts: dict[str, Any], lab: Lab, hdfs: FileSystem, big: str, cluster: str) -> None:
     lab.reboot(NAME)
     wait_for(lambda: NAME in hdfs.nodes(), lambda: hdfs.ask("/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo"))
@@ -305,7 +308,7 @@ def test_a_reboot_changes_nothing(hosts: dict[str, Any], lab: Lab, hdfs: FileSys
     assert play("hdfs.yml").succeeded().changed == 0
 
 
-@pytest.mark.skipif(not os.environ.get("SLIPWAY_LONG"), reason="part of make test-long")
+@LONG
 def test_a_full_file_system_is_told(name: Any, hdfs: FileSystem, big: str) -> None:
     play("hdfs.yml", hdfs_reserved="900t").succeeded()
     try:
@@ -331,6 +334,7 @@ def test_verify_says_what_is_wrong(hosts: dict[str, Any]) -> None:
         hosts[DATA1].check_output(f"systemctl start {unit}")
 
 
+@LONG
 def test_removed_and_back_with_all_that_was_in_it(name: Any, hdfs: FileSystem, big: str, cluster: str) -> None:
     play("remove.yml", "-l", NAME).succeeded()
     assert name.run("ls /etc/systemd/system/slipway-hdfs-* /etc/hadoop /opt/slipway/hadoop-* /etc/slipway").stdout == ""
