@@ -189,6 +189,7 @@ def test_a_lost_disk_comes_back_from_the_other_one(pair: Pair) -> None:
     pair.active(A)
     assert pair.read("/before-the-loss") == "1"
     pair.whole()
+    host.check_output("rm -r /srv/hdfs/lost")
 
 
 def test_verify_misses_the_second_one(pair: Pair) -> None:
@@ -214,11 +215,12 @@ def test_half_of_it_is_not_taken_for_the_whole(pair: Pair) -> None:
 
 
 def test_removed_and_back(pair: Pair) -> None:
+    pair.put("/before-the-removal", "1")
     play("remove.yml").succeeded()
     assert pair.hosts[A].run("systemctl list-units --plain --no-legend 'slipway-hdfs-*'").stdout == ""
     play("hdfs.yml").succeeded()
     pair.whole()
-    assert pair.read("/before-the-loss") == "1"
+    assert pair.read("/before-the-removal") == "1"
 
 
 def test_from_one_namenode_to_two(pair: Pair) -> None:
