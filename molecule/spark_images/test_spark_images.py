@@ -33,7 +33,7 @@ WRITE = re.compile(r'"(POST|PUT|PATCH) (/v2/\S+)')
 EXECUTOR = " ".join(
     f"-e {name}={value}"
     for name, value in {
-        "SPARK_DRIVER_URL": "spark://CoarseGrainedScheduler@192.0.2.1:7078",
+        "SPARK_DRIVER_URL": "spark://CoarseGrainedScheduler@127.0.0.1:7078",
         "SPARK_EXECUTOR_ID": "3",
         "SPARK_EXECUTOR_CORES": "1",
         "SPARK_EXECUTOR_MEMORY": "96m",
@@ -43,6 +43,8 @@ EXECUTOR = " ".join(
         "SPARK_JAVA_OPT_0": "-Dspark.network.timeout=600s",
     }.items()
 )
+# A driver that takes connections and never says a word: without one an executor ends by itself within seconds.
+DEAF = "import socket, time; port = socket.create_server(('127.0.0.1', 7078)); time.sleep(600)"
 ANYBODY = "--user 12345:678 --read-only --tmpfs /tmp"
 
 
@@ -143,8 +145,10 @@ def test_a_user_without_a_name_can_log_in_to_hadoop(host: Any, executor: str) ->
 
 def test_an_executor_stops_when_it_is_told_to(host: Any, executor: str) -> None:
     """Docker's signal goes through tini to the JVM, which ends by itself: no waiting for the kill after a minute."""
-    host.check_output(f"docker run -d --name executor --network none {ANYBODY} {EXECUTOR} {NAME}/{executor} executor")
+    host.check_output(f'systemd-run --unit=deaf-driver python3 -c "{DEAF}"')
     try:
+        container = f"--name executor --network host {ANYBODY} {EXECUTOR}"
+        host.check_output(f"docker run -d {container} {NAME}/{executor} executor")
         deadline = time.monotonic() + 120
         while "KubernetesExecutorBackend" not in (shown := host.run("docker logs executor 2>&1").stdout):
             assert time.monotonic() < deadline, shown
@@ -159,7 +163,7 @@ def test_an_executor_stops_when_it_is_told_to(host: Any, executor: str) -> None:
         assert time.monotonic() - start < 45
         assert host.check_output("docker inspect -f '{{.State.ExitCode}}' executor") in ("143", "1")
     finally:
-        host.run("docker rm -f executor")
+        host.run("docker rm -f executor; systemctl stop deaf-driver")
 
 
 def test_an_image_that_lost_its_entry_point_is_found_and_made_again(host: Any, driver: str) -> None:
