@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,13 @@ CONF = {
     "spark.kubernetes.driver.secrets.jobs": "/jobs",
     # The driver stays when the executors' node goes.
     "spark.kubernetes.driver.node.selector.kubernetes.io/hostname": "spark-control",
-    "spark.kubernetes.executor.node.selector.kubernetes.io/hostname": "spark-node",
     "spark.dynamicAllocation.executorIdleTimeout": "3s",
+    # No task begins before both executors are there, so that both have a part of the shuffle data.
+    "spark.dynamicAllocation.initialExecutors": "2",
+    "spark.scheduler.maxRegisteredResourcesWaitingTime": "5m",
 }
-TRACKING = {"spark.dynamicAllocation.shuffleTracking.timeout": "6s"}
+ON_ONE_NODE = {"spark.kubernetes.executor.node.selector.kubernetes.io/hostname": "spark-node"}
+TRACKING = {**ON_ONE_NODE, "spark.dynamicAllocation.shuffleTracking.timeout": "6s"}
 MODE: dict[str, Any] = {
     "spark_tolerations": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}],
     "spark_nodes": ["spark-node", "spark-control"],
@@ -66,13 +70,13 @@ class Job:
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster, self.name, self.pod = cluster, name, f"{name}-driver"
 
-    def begin(self, *, seconds: float = 0, conf: dict[str, str] | None = None) -> Job:
+    def begin(self, *, seconds: float = 0, conf: dict[str, str] = ON_ONE_NODE) -> Job:
         """Submit it, and wait for nothing."""
         own = {
             "spark.kubernetes.submission.waitAppCompletion": "false",
             "spark.kubernetes.driver.pod.name": self.pod,
         }
-        options = " ".join(f"--conf {name}={value}" for name, value in {**CONF, **(conf or {}), **own}.items())
+        options = " ".join(f"--conf {name}={value}" for name, value in {**CONF, **conf, **own}.items())
         done = self.cluster.control.run(f"su - ops -c 'spark-submit --name {self.name} {options} {JOB} {seconds}'")
         assert done.rc == 0, done.stdout[-1500:] + done.stderr[-1500:]
         return self
@@ -107,6 +111,12 @@ class Job:
     def inside(self, command: str) -> None:
         self.cluster.ask(f"exec {self.pod} -- bash -c '{command}'")
 
+    def fails(self) -> Job:
+        """Wait for its end, which is an error."""
+        wait_for(self.over, self.why, 10 * MINUTES)
+        assert self.cluster.pod(self.pod)["status"]["phase"] == "Failed", self.why()
+        return self
+
     def end(self) -> str:
         """Wait for its end, and return what it says of its second action."""
         wait_for(self.over, self.why, 10 * MINUTES)
@@ -115,6 +125,12 @@ class Job:
 
     def executors(self) -> list[str]:
         return self.cluster.names("pods", f"spark-role=executor,spark-app-selector={self.identifier()}")
+
+    def holds(self) -> dict[str, int]:
+        """Return for each executor of how many map tasks it has the output in its own pod."""
+        count = "find ${SPARK_LOCAL_DIRS//,/ } -name shuffle_*.data | wc -l"
+        executors = self.executors()
+        return {name: int(self.cluster.ask(f"exec {name} -- bash -c '{count}'")) for name in executors}
 
     def identifier(self) -> str:
         return str(self.cluster.pod(self.pod)["metadata"]["labels"]["spark-app-selector"])
@@ -181,6 +197,37 @@ def test_without_a_service_the_work_is_done_again(cluster: Cluster, job: Callabl
     """The control: executors that held shuffle data took it along."""
     play("spark.yml", **MODE).succeeded()
     assert job("track").begin(conf=TRACKING).idle().go().end() == "right, 8 maps"
+
+
+@pytest.mark.parametrize("mode", ["none", "tracking"])
+def test_an_executor_dies_in_mid_stage_and_takes_its_output_along(
+    mode: str, cluster: Cluster, job: Callable[[str], Job]
+) -> None:
+    play("spark.yml", **MODE, spark_shuffle=mode).succeeded()
+    run = job(f"struck-{mode}").begin(seconds=20, conf=ON_ONE_NODE).says("first: right, 8 maps")
+    held = run.holds()
+    assert len(held) == 2 and sum(held.values()) == 8 and all(held.values()), held
+    # Idle for longer than executors may be; but these are not taken away, for what they hold.
+    time.sleep(10)
+    assert run.holds() == held
+    run.go().says("second begins")
+    (victim, *_) = held
+    cluster.ask(f"delete pod {victim} --grace-period=0 --force")
+    assert run.end() == f"right, {held[victim]} maps"
+
+
+@pytest.mark.parametrize("mode", ["none", "tracking"])
+def test_a_node_reboots_and_takes_output_along(
+    mode: str, cluster: Cluster, lab: Lab, job: Callable[[str], Job]
+) -> None:
+    play("spark.yml", **MODE, spark_shuffle=mode).succeeded()
+    run = job(f"reboot-{mode}").begin(conf={}).says("first: right, 8 maps")
+    held = run.holds()
+    (lost,) = [name for name in held if cluster.pod(name)["spec"]["nodeName"] == "spark-node"]
+    assert len(held) == 2 and held[lost] > 0, held
+    lab.reboot("spark-node")
+    assert run.go().end() == f"right, {held[lost]} maps"
+    wait_for(lambda: cluster.ready("spark-node"), lambda: cluster.run("describe node spark-node").stdout, 5 * MINUTES)
 
 
 def test_a_service_is_made(cluster: Cluster, node: Any) -> None:
@@ -294,6 +341,54 @@ def test_the_files_of_a_killed_application_go(cluster: Cluster, node: Any, job: 
     assert not is_gone(node, path)
     assert submit("killed", state="absent").succeeded().changed == 1
     wait_for(lambda: is_gone(node, path), lambda: janitor(cluster), 5 * MINUTES)
+
+
+def test_the_files_of_an_application_go_whose_driver_was_killed(
+    cluster: Cluster, node: Any, job: Callable[[str], Job]
+) -> None:
+    run = job("headless").begin().idle()
+    path = f"{DIRECTORY}/{run.identifier()}"
+    assert not is_gone(node, path)
+    # The shell that asks for it goes as well, so there is no exit code to look at.
+    cluster.run(f"exec {run.pod} -- bash -c 'kill -KILL -1'")
+    run.fails()
+    wait_for(lambda: is_gone(node, path), lambda: janitor(cluster), 5 * MINUTES)
+
+
+def test_a_full_disk_ends_the_application_with_an_error(cluster: Cluster, node: Any, job: Callable[[str], Job]) -> None:
+    node.check_output(f"mount -t tmpfs -o size=8k,mode=0700,uid=185 tmpfs {DIRECTORY}")
+    try:
+        run = job("full").begin().fails()
+    finally:
+        cluster.run("delete pods --selector=spark-role=executor --grace-period=0 --force")
+        node.check_output(f"umount --lazy {DIRECTORY}")
+    assert "No space left on device" in run.log() and "first:" not in run.log()
+
+
+def test_the_service_of_one_of_two_nodes(
+    cluster: Cluster, hosts: dict[str, Any], node: Any, job: Callable[[str], Job]
+) -> None:
+    """Executors on two nodes leave their output to two services; what one takes along is made again."""
+
+    def outputs(run: Job) -> tuple[int, int]:
+        both = [[path for path in run.files(one) if path.endswith(".data")] for one in (node, hosts["spark-control"])]
+        return len(both[0]), len(both[1])
+
+    run = job("spread").begin(conf={}).idle()
+    here, there = outputs(run)
+    assert here + there == 8 and here and there, (here, there)
+    assert run.go().end() == "right, 0 maps"
+    run = job("parted").begin(conf={}).idle()
+    here, there = outputs(run)
+    assert here + there == 8 and here and there, (here, there)
+    # As a drain does that spares nobody: neither the service nor an executor may stay or come.
+    service(cluster, "taint node spark-node away=long:NoExecute")
+    try:
+        wait_for(lambda: not pod_on(cluster), lambda: service(cluster, "get pods").stdout, 5 * MINUTES)
+        assert run.go().end() == f"right, {here} maps"
+    finally:
+        service(cluster, "taint node spark-node away-")
+        wait_for(lambda: serves(cluster), lambda: service(cluster, "describe pods").stdout[-3000:], 5 * MINUTES)
 
 
 def test_an_executor_and_the_service_die_in_mid_stage(cluster: Cluster, node: Any, job: Callable[[str], Job]) -> None:
